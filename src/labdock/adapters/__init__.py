@@ -1,0 +1,1 @@
+"""One outside system each, with its quirks; no policy; none imports another."""

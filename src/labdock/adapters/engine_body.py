@@ -1,0 +1,45 @@
+"""SessionSpec → the body of the engine's "create container" call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from labdock.core.session import SESSION_PORT, SessionSpec
+
+
+def container_body(spec: SessionSpec) -> dict[str, Any]:
+    """What the Docker Engine API (1.41) is sent at ``POST /containers/create`` for *spec*.
+
+    The guard checks exactly these fields; a field added here is refused until the guard knows it.
+    """
+    limits = spec.limits
+    host: dict[str, Any] = {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Mounts": [
+            {"Type": "bind", "Source": m.source, "Target": m.target, "ReadOnly": not m.writable}
+            for m in spec.mounts
+        ],
+        "NetworkMode": spec.network,
+        "GroupAdd": [str(group) for group in spec.groups],
+        "PidsLimit": limits.pids,
+        "ShmSize": limits.shm_bytes,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "5m", "max-file": "2"}},
+    }
+    if limits.memory_bytes is not None:
+        # Memory and swap together equal to memory alone: no swap.
+        host |= {"Memory": limits.memory_bytes, "MemorySwap": limits.memory_bytes}
+    if limits.cpus is not None:
+        host["NanoCpus"] = round(limits.cpus * 1e9)
+    return {
+        "Image": spec.image,
+        "Cmd": list(spec.command),
+        "User": f"{spec.uid}:{spec.gid}",
+        "Hostname": spec.hostname,
+        "WorkingDir": spec.working_dir,
+        "Env": [f"{key}={value}" for key, value in sorted(spec.environment.items())],
+        "Labels": dict(spec.labels),
+        "ExposedPorts": {f"{SESSION_PORT}/tcp": {}},
+        "HostConfig": host,
+    }

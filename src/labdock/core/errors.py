@@ -1,0 +1,87 @@
+"""One tree of errors: what happened, what to do about it, a label for metrics.
+
+Whatever is raised outside this tree is a bug and may crash.
+"""
+
+from __future__ import annotations
+
+
+class LabdockError(Exception):
+    """Something a person can act on.
+
+    *message* is one plain sentence with the fact and the number; *fix* is the next move;
+    *details* are further lines (a log's tail, a list of problems) shown below the message.
+    """
+
+    label = "error"
+
+    def __init__(self, message: str, *, fix: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.fix}".strip()
+
+
+class ConfigError(LabdockError):
+    """``labdock.yaml`` cannot be used; *details* holds every problem, one a line."""
+
+    label = "config"
+
+
+class EngineError(LabdockError):
+    """The Docker engine refused, failed or cannot be reached."""
+
+    label = "engine"
+
+
+class BuildError(LabdockError):
+    """An image could not be built; *details* holds the last lines of the build."""
+
+    label = "build"
+
+
+class HostError(LabdockError):
+    """The machine lacks something: a port, space, a right, a program."""
+
+    label = "host"
+
+
+class HubError(LabdockError):
+    """The hub refused a request or cannot be reached."""
+
+    label = "hub"
+
+
+class StartError(LabdockError):
+    """A session did not start; *details* holds the last lines it printed."""
+
+    label = "start"
+
+
+class BadRequestError(LabdockError):
+    """Input from a person or a program that makes no sense; *field* names where."""
+
+    label = "bad-request"
+
+    def __init__(self, message: str, *, field: str, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.field = field
+
+
+class AccountError(LabdockError):
+    """An account or a link cannot be made or used."""
+
+    label = "account"
+
+
+class RefusedError(LabdockError):
+    """The guard refused a request to the engine; *field* names what was wrong in it."""
+
+    label = "refused"
+
+    def __init__(self, message: str, *, field: str, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.field = field

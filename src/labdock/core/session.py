@@ -1,0 +1,177 @@
+"""What a session is given, in nobody's vocabulary: image, user, mounts, limits, labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from labdock.core.errors import BadRequestError
+from labdock.core.people import LAB_GID, Person, session_home
+
+LABEL_INSTANCE = "org.labdock.instance"
+LABEL_ROLE = "org.labdock.role"
+LABEL_PERSON = "org.labdock.person"
+LABEL_IDENTITY = "org.labdock.identity"
+LABEL_IMAGE = "org.labdock.image"
+LABEL_SERVER = "org.labdock.server"
+ROLE_SESSION = "session"
+ROLE_PART = "part"
+
+SESSION_PORT = 8888
+"""The TCP port a session's notebook server listens on."""
+
+NAMES_TARGET = "/var/lib/extrausers"
+"""Where sessions see everybody's names (libnss-extrausers reads passwd and group there)."""
+
+SHARED_TARGET = "/shared"
+
+SERVER_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
+"""JupyterHub's own rule for a further session's name; the default session has the empty name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most one session may use; None leaves a limit off. ``shm_bytes`` counts towards the memory."""
+
+    cpus: float | None = 4.0
+    memory_bytes: int | None = 8 * 2**30
+    shm_bytes: int = 2 * 2**30
+    pids: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder of the machine as a session sees it."""
+
+    source: str
+    target: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFolder:
+    """A folder everybody sees at ``/shared/<name>``; ``write`` is nobody, admins or everybody."""
+
+    name: str
+    path: str
+    write: str = "nobody"
+
+    def mount_for(self, *, admin: bool) -> Mount:
+        writable = self.write == "everybody" or (self.write == "admins" and admin)
+        return Mount(self.path, f"{SHARED_TARGET}/{self.name}", writable)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChoice:
+    """An image a person may choose: short id, words for the page, the engine's reference, whether it is the default."""
+
+    id: str
+    label: str
+    reference: str
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """What a person asked for when starting a session."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """Everything one session's container is given."""
+
+    name: str
+    hostname: str
+    image: str
+    command: tuple[str, ...]
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    working_dir: str
+    environment: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    network: str
+    limits: Limits
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def container_name(instance: str, person: str, server: str = "") -> str:
+    """The name of the container of *person*'s session *server* in *instance*.
+
+    Two people or sessions never share one: no person's name holds "--", which joins the two parts here.
+    """
+    return f"{instance}-session-{person}" + (f"--{server}" if server else "")
+
+
+def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice, ...]) -> StartRequest:
+    """The request in *options* (of the start form or the REST API), checked against *images*.
+
+    Raises:
+        BadRequestError: An unknown key, or an image that is not offered.
+    """
+    unknown = sorted(set(options) - {"image"})
+    if unknown:
+        raise BadRequestError(f"Unknown option {unknown[0]!r}.", field=unknown[0], fix="Known: image.")
+    offered = [choice.id for choice in images]
+    default = next((choice.id for choice in images if choice.default), offered[0])
+    wanted = options.get("image", default)
+    if not isinstance(wanted, str) or wanted not in offered:
+        raise BadRequestError(
+            f"There is no image {str(wanted)[:60]!r}.", field="image", fix=f"Choose one of: {', '.join(offered)}."
+        )
+    return StartRequest(image=wanted)
+
+
+def session_spec(
+    *,
+    instance: str,
+    person: Person,
+    server: str,
+    admin: bool,
+    image: ImageChoice,
+    environment: Mapping[str, str],
+    homes_root: str,
+    names_dir: str,
+    shared: tuple[SharedFolder, ...],
+    network: str,
+    limits: Limits,
+) -> SessionSpec:
+    """What *person*'s session *server* is given on this instance."""
+    home = session_home(person.name)
+    return SessionSpec(
+        name=container_name(instance, person.name, server),
+        hostname=re.sub(r"[^a-z0-9-]", "-", person.name + (f"-{server}" if server else ""))[:63].strip("-"),
+        image=image.reference,
+        command=("labdock-session",),
+        uid=person.uid,
+        gid=person.gid,
+        groups=(LAB_GID,),
+        working_dir=home,
+        environment={
+            **environment,
+            "HOME": home,
+            "USER": person.name,
+            "LOGNAME": person.name,
+            "SHELL": "/bin/bash",
+            # "void" also hides the cards that an image's own settings ask for.
+            "NVIDIA_VISIBLE_DEVICES": "void",
+        },
+        mounts=(
+            Mount(f"{homes_root}/{person.home}", home, writable=True),
+            Mount(names_dir, NAMES_TARGET, writable=False),
+            *(folder.mount_for(admin=admin) for folder in shared),
+        ),
+        network=network,
+        limits=limits,
+        labels={
+            LABEL_INSTANCE: instance,
+            LABEL_ROLE: ROLE_SESSION,
+            LABEL_PERSON: person.name,
+            LABEL_IDENTITY: person.identity,
+            LABEL_IMAGE: image.id,
+            LABEL_SERVER: server,
+        },
+    )

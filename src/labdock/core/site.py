@@ -1,0 +1,92 @@
+"""What each part of one instance is told: values that travel as JSON files in the state directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from labdock.core.session import ImageChoice, Limits, SharedFolder
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """What the hub needs to know; read once when it starts, from ``hub.json``.
+
+    ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
+    ``jupyterhub`` is the escape hatch: plain JupyterHub configuration, class name to trait to value.
+    """
+
+    instance: str
+    site_name: str
+    contact: str
+    public_url: str
+    first_admin: str
+    admins: tuple[str, ...]
+    images: tuple[ImageChoice, ...]
+    limits: Limits
+    shared: tuple[SharedFolder, ...]
+    homes_root: str
+    names_dir: str
+    network: str
+    jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> HubSettings:
+        """The settings in *text*, as ``to_json`` wrote them."""
+        data = json.loads(text)
+        return HubSettings(
+            **{
+                **data,
+                "admins": tuple(data["admins"]),
+                "images": tuple(ImageChoice(**image) for image in data["images"]),
+                "limits": Limits(**data["limits"]),
+                "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRules:
+    """What the agent lets through; read once when it starts, from ``agent.json``, which the hub cannot write.
+
+    ``homes_root``, ``names_dir`` and the shared folders are paths on the host.
+    ``managed_shared`` are those of them that Labdock makes itself, below its storage.
+    ``bridge`` is the name of the sessions' network interface on the host; ``hub_ip`` and ``proxy_ip``
+    are the two fixed addresses on it that sessions may be reached from.
+    ``service_uid`` is the user the other parts run as: the one that may use the agent's socket.
+    """
+
+    instance: str
+    images: tuple[ImageChoice, ...]
+    limits: Limits
+    shared: tuple[SharedFolder, ...]
+    managed_shared: tuple[str, ...]
+    homes_root: str
+    names_dir: str
+    network: str
+    bridge: str
+    hub_ip: str
+    proxy_ip: str
+    service_uid: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> AgentRules:
+        """The rules in *text*, as ``to_json`` wrote them."""
+        data = json.loads(text)
+        return AgentRules(
+            **{
+                **data,
+                "images": tuple(ImageChoice(**image) for image in data["images"]),
+                "limits": Limits(**data["limits"]),
+                "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
+                "managed_shared": tuple(data["managed_shared"]),
+            }
+        )
