@@ -1,0 +1,254 @@
+"""Rules of local accounts: passwords, links, and how often somebody may try to sign in.
+
+Times are seconds: of the wall clock (Unix time) for accounts and links, of any steady clock for
+the limiter. Whoever calls passes them in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from math import ceil
+
+from labdock.core.errors import AccountError, BadRequestError
+
+PASSWORD_MIN = 10
+PASSWORD_MAX = 256
+
+# fmt: off
+COMMON_PASSWORDS = frozenset((
+    "1234567890", "0123456789", "0987654321", "12345678910", "123456789a", "a123456789", "1q2w3e4r5t",
+    "1qaz2wsx3edc", "q1w2e3r4t5", "qwertyuiop", "qwerty1234", "qwerty12345", "qwertz1234", "qwertzuiop",
+    "asdfghjkl1", "zxcvbnm123", "abcd123456", "abc1234567", "password12", "password123", "password1234",
+    "passwort123", "passw0rd123", "iloveyou12", "iloveyou123", "letmein123", "welcome123", "welcome1234",
+    "changeme123", "administrator", "admin12345", "admin123456", "jupyterhub", "jupyterlab", "notebook123",
+))
+# fmt: on
+"""What is guessed first among the passwords that are long enough."""
+
+
+class TooManyTriesError(AccountError):
+    """Too many failed tries to sign in; the next one is heard after *wait_s* whole seconds."""
+
+    label = "too-many-tries"
+
+    def __init__(self, wait_s: int) -> None:
+        super().__init__("Too many failed tries.", fix=f"Try again in {seconds_in_words(wait_s)}.")
+        self.wait_s = wait_s
+
+
+class UnknownPersonError(AccountError):
+    """There is no account of that name."""
+
+    label = "unknown-person"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A local account. Times are Unix seconds; ``activated_at`` is the first sign-in by a link, or None."""
+
+    identity: str
+    name: str
+    admin: bool
+    has_password: bool
+    created_at: int
+    activated_at: int | None
+
+    @property
+    def state(self) -> str:
+        return "invited" if self.activated_at is None else "active"
+
+
+class LinkKind(StrEnum):
+    """What a link does when it is used: set the first password, set a new one, or sign in at once."""
+
+    INVITE = "invite"
+    RESET = "reset"
+    SIGNIN = "signin"
+
+
+LINK_LIFE_S: Mapping[LinkKind, int] = {
+    LinkKind.INVITE: 7 * 24 * 3600,
+    LinkKind.RESET: 24 * 3600,
+    LinkKind.SIGNIN: 3600,
+}
+
+
+class LinkState(StrEnum):
+    """Whether a link can still be used, and if not, why."""
+
+    OPEN = "open"
+    USED = "used"
+    REPLACED = "replaced"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A one-time link of the account *identity*; times in Unix seconds. Its token is kept nowhere."""
+
+    kind: LinkKind
+    identity: str
+    expires_at: int
+    used_at: int | None = None
+    replaced_at: int | None = None
+
+    def state(self, now: int) -> LinkState:
+        if self.used_at is not None:
+            return LinkState.USED
+        if self.replaced_at is not None:
+            return LinkState.REPLACED
+        return LinkState.OPEN if now < self.expires_at else LinkState.EXPIRED
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a link's *token*: its SHA-256 in hex. 256 random bits need no salt."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def normal_password(password: str) -> str:
+    """*password* in Unicode's NFKC, so that "é" is the same on every keyboard."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def check_password(password: str, *, name: str) -> str:
+    """The normal form of *password*, if the person called *name* may use it.
+
+    Length is what counts (NIST SP 800-63B, 3.1.1.2): no rule asks for digits or capitals.
+
+    Raises:
+        BadRequestError: Too short, too long, unprintable, or among the first guesses.
+    """
+    normal = normal_password(password)
+    if not PASSWORD_MIN <= len(normal) <= PASSWORD_MAX:
+        raise BadRequestError(
+            f"The password has {len(normal)} characters.",
+            field="password",
+            fix=f"Use {PASSWORD_MIN} to {PASSWORD_MAX}; a few words with spaces are fine.",
+        )
+    if not normal.isprintable():
+        raise BadRequestError(
+            "The password holds a character that cannot be typed.",
+            field="password",
+            fix="Use letters, digits, signs and spaces.",
+        )
+    folded = normal.casefold()
+    rest = folded.replace(name.casefold(), "") if name else folded
+    if folded in COMMON_PASSWORDS or len(set(folded)) < 4 or len(rest) < 4:
+        raise BadRequestError(
+            "The password is one of the first that somebody would guess.",
+            field="password",
+            fix="Use a few words that do not belong together.",
+        )
+    return normal
+
+
+def seconds_in_words(seconds: int) -> str:
+    """*seconds* for a sentence: "1 second", "40 seconds", "5 minutes" (rounded up from two minutes on)."""
+    if seconds < 120:
+        return "1 second" if seconds == 1 else f"{seconds} seconds"
+    return f"{ceil(seconds / 60)} minutes"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast tries may follow each other.
+
+    The first ``free`` failures cost nothing; each further one doubles the wait, from 1 s up to
+    ``longest_s``. One failure is forgiven for every ``forgive_s`` without a new one.
+    """
+
+    free: int
+    longest_s: float
+    forgive_s: float
+
+    def wait_after(self, failures: int) -> float:
+        if failures <= self.free:
+            return 0.0
+        return min(self.longest_s, 2.0 ** min(failures - self.free - 1, 30))
+
+
+PACE_FOR_NAME = Pace(free=5, longest_s=300, forgive_s=600)
+"""For one name from one address."""
+
+PACE_FOR_ADDRESS = Pace(free=30, longest_s=60, forgive_s=60)
+"""For all names from one address, which may be a whole lab's router: kinder."""
+
+MOST_REMEMBERED = 10_000
+"""The most entries the limiter keeps; the ones that failed longest ago go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """Failed tries of one kind: how many, the last one's time, and until when the next is not heard."""
+
+    failures: int
+    last_s: float
+    until_s: float
+
+    def one_more(self, pace: Pace, now: float) -> Tries:
+        kept = max(0, self.failures - int(max(0.0, now - self.last_s) / pace.forgive_s))
+        # More failures than reach the longest wait would only make forgiving slower.
+        failures = min(kept + 1, pace.free + 12)
+        return Tries(failures, now, now + pace.wait_after(failures))
+
+
+@dataclass(frozen=True, slots=True)
+class Limiter:
+    """Who failed to sign in lately, keyed by address and name; the name is "" for all of an address.
+
+    A name is never slowed down from an address that did not itself fail: nobody can lock the right
+    person out from elsewhere. A try counts as failed from ``admit`` on until ``succeeded`` takes it
+    back, so that many at the same moment do not all get in before the first one is known to be wrong.
+    """
+
+    tries: Mapping[tuple[str, str], Tries] = field(default_factory=dict)
+
+    def admit(self, address: str, name: str, now: float) -> tuple[Limiter, int]:
+        """The limiter after this try, and 0; or this limiter, and the whole seconds to wait.
+
+        A try that is not admitted lengthens no wait.
+        """
+        keys = self._keys(address, name)
+        wait_s = max((self.tries[key].until_s - now for key, _ in keys if key in self.tries), default=0.0)
+        if wait_s > 0:
+            return self, ceil(wait_s)
+        tries = dict(self.tries)
+        for key, pace in keys:
+            # Put anew, so that the order is by the last failure.
+            tries[key] = tries.pop(key, Tries(0, now, now)).one_more(pace, now)
+        while len(tries) > MOST_REMEMBERED:
+            del tries[next(iter(tries))]
+        return Limiter(tries), 0
+
+    def succeeded(self, address: str, name: str) -> Limiter:
+        """The limiter without the last admitted try, and with nothing held against the name here."""
+        (own, _), (whole, _) = self._keys(address, name)
+        tries = {key: entry for key, entry in self.tries.items() if key != own}
+        entry = tries.pop(whole, None)
+        if entry is not None and entry.failures > 1:
+            tries[whole] = replace(entry, failures=entry.failures - 1, until_s=entry.last_s)
+        return Limiter(tries)
+
+    @staticmethod
+    def _keys(address: str, name: str) -> tuple[tuple[tuple[str, str], Pace], tuple[tuple[str, str], Pace]]:
+        place = address_group(address)
+        return ((place, name or "?"), PACE_FOR_NAME), ((place, ""), PACE_FOR_ADDRESS)
+
+
+def address_group(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 that an IPv6 customer is given."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(IPv6Network((int(parsed), 64), strict=False))

@@ -1,0 +1,191 @@
+"""Signing in with a local account: passwords, and JupyterHub's authenticator on top of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+from jupyterhub.auth import Authenticator
+from jupyterhub.spawner import SpawnException
+from tornado import web
+from traitlets import Any as AnyTrait
+from traitlets import default
+
+from labdock.core.accounts import (
+    PASSWORD_MAX,
+    Account,
+    Limiter,
+    TooManyTriesError,
+    check_password,
+    normal_password,
+)
+from labdock.core.people import NAME_PATTERN
+from labdock.hub.accounts import AccountStore
+
+WRONG = "Wrong name or password."
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class SignIn:
+    """Passwords of the local accounts: checked and set off the event loop, and only so often.
+
+    *admins* are names whose accounts are administrators by configuration; a name alone is no
+    account, so nobody becomes one by it. *clock* gives Unix seconds, *steady* the limiter's seconds.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        *,
+        admins: tuple[str, ...] = (),
+        hasher: PasswordHasher | None = None,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.leaving: set[str] = set()
+        """Names that are being removed: they can neither sign in nor start a session."""
+        self._admins = frozenset(admins)
+        # 32 MiB a check and two at a time: a burst of sign-ins cannot eat the hub's memory.
+        self._hasher = hasher or PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="password")
+        self._clock = clock
+        self._steady = steady
+        self._limiter = Limiter()
+        # Checked when there is no hash, so that an unknown name takes as long as a wrong password.
+        self._nobody = self._hasher.hash("nobody")
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> SignIn:
+        """Itself: traitlets copies every configured value, but limiter and threads are one for the hub."""
+        return self
+
+    def now(self) -> int:
+        """Unix time in whole seconds."""
+        return int(self._clock())
+
+    def is_admin(self, account: Account) -> bool:
+        return account.admin or account.name in self._admins
+
+    async def find(self, name: str) -> Account | None:
+        """The account called *name*, unless it is unknown or being removed."""
+        if name in self.leaving:
+            return None
+        return await asyncio.to_thread(self.store.find, name)
+
+    async def check(self, name: str, password: str, address: str) -> Account | None:
+        """The account called *name* if *password* is its password, else None.
+
+        Raises:
+            TooManyTriesError: Nothing was checked; it says how long to wait.
+        """
+        known_form = name if NAME_PATTERN.fullmatch(name) else ""
+        self._limiter, wait_s = self._limiter.admit(address, known_form, self._steady())
+        if wait_s:
+            raise TooManyTriesError(wait_s)
+        stored = await asyncio.to_thread(self.store.password_hash, known_form)
+        right = await self._in_thread(self._matches, stored or self._nobody, password)
+        account = await self.find(known_form)
+        if account is None or stored is None or not right:
+            # What was typed as a name may be a password: log it only if it is a name.
+            who = account.name if account else "nobody we know"
+            log.warning("Failed sign-in as %s from %s", who, address)
+            return None
+        self._limiter = self._limiter.succeeded(address, known_form)
+        return account
+
+    async def hash(self, password: str, *, name: str) -> str:
+        """What is stored of *password*, once it is checked against the rules.
+
+        Raises:
+            BadRequestError: The rules refuse it.
+        """
+        return await self._in_thread(self._hasher.hash, check_password(password, name=name))
+
+    async def _in_thread(self, call: Callable[..., R], *args: str) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+
+    def _matches(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, normal_password(password[: PASSWORD_MAX + 1]))
+        except VerifyMismatchError:
+            return False
+
+
+class LocalAuthenticator(Authenticator):
+    """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
+
+    sign_in: SignIn = AnyTrait(help="The accounts and the pace of tries.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
+
+    @default("any_allow_config")
+    def _default_any_allow_config(self) -> bool:
+        # "Who may in" is the table of accounts, which JupyterHub cannot see when it warns.
+        return True
+
+    async def authenticate(self, handler: web.RequestHandler, data: Mapping[str, str]) -> dict[str, Any]:
+        """JupyterHub's form of the account that *data* (``username``, ``password``) belongs to.
+
+        Raises:
+            HTTPError: 400 for a form without the two, 403 for a wrong one, 429 for one too many.
+        """
+        name, password = data.get("username", ""), data.get("password", "")
+        if not name or not password:
+            raise web.HTTPError(400, "Enter your name and your password.")
+        try:
+            account = await self.sign_in.check(name.lower(), password, handler.request.remote_ip or "")
+        except TooManyTriesError as error:
+            refused = web.HTTPError(429, str(error))
+            # JupyterHub sends these with the error's page.
+            refused.headers = {"Retry-After": str(error.wait_s)}  # type: ignore[attr-defined]  # JupyterHub's own extension
+            raise refused from error
+        if account is None:
+            # Raised, not returned: JupyterHub would log what was typed as the name.
+            raise web.HTTPError(403, WRONG)
+        return {"name": account.name, "admin": self.sign_in.is_admin(account)}
+
+    def check_allowed(self, username: str, authentication: dict[str, Any] | None = None) -> bool:
+        """True: ``authenticate`` has let in account holders alone."""
+        return True
+
+    async def refresh_user(
+        self, user: Any, handler: web.RequestHandler | None = None
+    ) -> bool | dict[str, Any]:
+        """False once the account is gone; else its present rights, so that they change while signed in."""
+        account = await self.sign_in.find(user.name)
+        if account is None:
+            return False
+        return {"name": account.name, "admin": self.sign_in.is_admin(account)}
+
+    async def add_user(self, user: Any) -> None:
+        """Refuse a hub user without an account: JupyterHub's own pages cannot make one.
+
+        Raises:
+            HTTPError: 409, with the way out.
+        """
+        if await self.sign_in.find(user.name) is None:
+            raise web.HTTPError(409, f"{user.name!r} has no account. Invite people on the People page.")
+
+    def delete_user(self, user: Any) -> None:
+        """Refuse JupyterHub's own way of removing people, which asks nothing about the home.
+
+        Raises:
+            HTTPError: 409, with the way out.
+        """
+        raise web.HTTPError(409, "Remove people on the People page, which asks what becomes of the home.")
+
+    async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
+        """Refuse a start for somebody without an account, or who is being removed.
+
+        Raises:
+            SpawnException: 403.
+        """
+        if await self.sign_in.find(user.name) is None:
+            raise SpawnException(f"{user.name!r} has no account.", reason="no-account", status_code=403)
