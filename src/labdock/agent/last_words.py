@@ -1,0 +1,43 @@
+"""What sessions said last: a file for each container that ended, the newest 200 kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labdock.adapters.agent_api import Ended
+
+KEPT = 200
+
+
+class LastWords:
+    """The last words of ended sessions, in files below *folder*; one for each container's name.
+
+    Names come checked: they are containers' names, without a slash and not beginning with a dot.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, ended: Ended) -> None:
+        """Keep *ended* in place of what was kept for the same name, and forget the oldest beyond 200."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        new = self._folder / f".{ended.name}.new"
+        new.write_text(ended.to_json(), "utf-8")
+        new.replace(self._file(ended.name))
+        newest_first = sorted(self._folder.glob("[!.]*.json"), key=lambda file: -file.stat().st_mtime_ns)
+        for file in newest_first[KEPT:]:
+            file.unlink(missing_ok=True)
+
+    def read(self, name: str) -> Ended | None:
+        """What is kept for the container *name*; None if nothing is."""
+        try:
+            return Ended.from_json(self._file(name).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def drop(self, name: str) -> None:
+        """Forget what is kept for *name*: a container of that name begins anew."""
+        self._file(name).unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
