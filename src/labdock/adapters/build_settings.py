@@ -1,0 +1,137 @@
+"""What an image build needs of this machine: certificates, package sources, pip and npm settings, proxies."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_PIP_KEYS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
+_NPM_KEYS = ("registry", "proxy", "https-proxy", "noproxy", "strict-ssl")
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """*files* by path in the image, *arguments* for the build, *mirror* to bootstrap Debian from ("" if unknown)."""
+
+    files: Mapping[str, bytes]
+    arguments: Mapping[str, str]
+    mirror: str
+    with_passwords: tuple[str, ...]
+    """Settings whose address carries a password; everybody with a session could read it."""
+
+
+def read_build_settings(
+    environment: Mapping[str, str], release: str, *, apt_folder: Path = Path("/etc/apt")
+) -> BuildSettings:
+    """This machine's settings for building on Debian *release*."""
+    files: dict[str, bytes] = {}
+    bundle = Path(environment.get("SSL_CERT_FILE", BUNDLE))
+    if bundle.is_file():
+        files[BUNDLE.lstrip("/")] = bundle.read_bytes()
+    mirror, sources = _debian_sources(apt_folder, release)
+    if sources:
+        files["etc/apt/sources.list.d/debian.sources"] = sources.encode()
+        files["etc/apt/sources.list"] = b"# See sources.list.d/debian.sources.\n"
+    files |= _apt_proxies()
+    pip, npm = _pip_settings(), _npm_settings()
+    certificates = f"cert = {BUNDLE}\n" if bundle.is_file() else ""
+    files["etc/pip.conf"] = ("[global]\n" + certificates + _lines(pip, " = ")).encode()
+    cafile = f"cafile={BUNDLE}\n" if bundle.is_file() else ""
+    files["etc/npmrc"] = (cafile + _lines(npm, "=")).encode()
+    arguments = {
+        name: value
+        for name, value in environment.items()
+        if name.lower() in _PROXY_VARIABLES and value
+    }
+    told = {**{f"pip {k}": v for k, v in pip.items()}, **{f"npm {k}": v for k, v in npm.items()}}
+    return BuildSettings(
+        files=files,
+        arguments=arguments,
+        mirror=mirror,
+        with_passwords=tuple(sorted(name for name, value in told.items() if _has_password(value))),
+    )
+
+
+def _lines(settings: Mapping[str, str], equals: str) -> str:
+    return "".join(f"{key}{equals}{value}\n" for key, value in sorted(settings.items()))
+
+
+def _has_password(value: str) -> bool:
+    return any(urlsplit(word).password for word in value.split() if "://" in word)
+
+
+def _debian_sources(folder: Path, release: str) -> tuple[str, str]:
+    """The mirror of this machine's own Debian and the sources of *release* on it; ("", "") on other systems."""
+    archive, security = "", ""
+    for address, suite in _apt_entries(folder):
+        if re.fullmatch(r"(bookworm|trixie|forky|stable|testing)", suite):
+            archive = archive or address
+        elif re.fullmatch(r"\w+-security", suite) and "ubuntu" not in address:
+            security = security or address
+    if not archive or "ubuntu" in archive:
+        return "", ""
+    stanzas = [
+        f"Types: deb\nURIs: {archive}\nSuites: {release} {release}-updates\nComponents: main\nSigned-By: {_KEYRING}\n"
+    ]
+    if security:
+        stanzas.append(
+            f"Types: deb\nURIs: {security}\nSuites: {release}-security\nComponents: main\nSigned-By: {_KEYRING}\n"
+        )
+    return archive, "\n".join(stanzas)
+
+
+def _apt_entries(folder: Path) -> list[tuple[str, str]]:
+    """Address and suite of every binary source, of both formats, in the order apt reads them."""
+    found: list[tuple[str, str]] = []
+    lists = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*.list"))]
+    for path in lists:
+        text = path.read_text() if path.is_file() else ""
+        for match in re.finditer(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)", text, re.MULTILINE):
+            found.append((match[1].rstrip("/"), match[2]))
+    for path in sorted((folder / "sources.list.d").glob("*.sources")):
+        for stanza in re.split(r"\n\s*\n", path.read_text()):
+            fields = dict(re.findall(r"^([A-Za-z-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
+            if "deb" in fields.get("Types", "").split():
+                for address in fields.get("URIs", "").split():
+                    found += [(address.rstrip("/"), suite) for suite in fields.get("Suites", "").split()]
+    return found
+
+
+def _output(*command: str) -> str:
+    """What *command* prints, or "" where it is missing or fails: then there is nothing to hand on."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)  # noqa: S603  fixed words
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _apt_proxies() -> dict[str, bytes]:
+    wanted = re.compile(r'^Acquire::https?::Proxy "[^"]+";$')
+    lines = [line for line in _output("apt-config", "dump").splitlines() if wanted.match(line)]
+    return {"etc/apt/apt.conf.d/90labdock": "".join(f"{line}\n" for line in lines).encode()} if lines else {}
+
+
+def _pip_settings() -> dict[str, str]:
+    """pip's settings of this machine that also hold inside an image; addresses of local folders do not."""
+    found: dict[str, str] = {}
+    for line in _output(sys.executable, "-m", "pip", "config", "list").splitlines():
+        match = re.match(r"^[^.]+\.([a-z-]+)='(.*)'$", line)
+        if match and match[1] in _PIP_KEYS:
+            words = [word for word in match[2].replace("\\n", " ").split() if not word.startswith(("file:", "/"))]
+            if words:
+                found[match[1]] = " ".join(words)
+    return found
+
+
+def _npm_settings() -> dict[str, str]:
+    found = {key: _output("npm", "config", "get", key).strip() for key in _NPM_KEYS}
+    return {key: value for key, value in found.items() if value and value not in {"null", "undefined"}}

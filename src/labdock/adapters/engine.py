@@ -1,0 +1,294 @@
+"""The Docker engine: facts, builds, containers; every foreign error becomes ours."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tarfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import aiodocker
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from labdock.core.errors import BuildError, EngineError
+
+OLDEST_API = (1, 41)
+"""Docker 20.10."""
+
+LAST_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the engine says of itself; memory in bytes."""
+
+    version: str
+    api: tuple[int, int]
+    cpus: int
+    memory_bytes: int
+    root_dir: str
+    rootless: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFacts:
+    """One container; ``status`` is the engine's word (created, running, exited ...), ``health`` "" without a check."""
+
+    id: str
+    name: str
+    image: str
+    status: str
+    health: str
+    labels: Mapping[str, str]
+
+
+class Engine:
+    """The engine behind a Unix socket; nothing is asked of it before the first call.
+
+    A command uses ``async with Engine(socket) as engine``; the hub keeps one for its life.
+    """
+
+    def __init__(self, socket: Path | str) -> None:
+        self._socket = str(socket)
+
+    @cached_property
+    def _docker(self) -> aiodocker.Docker:
+        # Made at the first call: it needs a running event loop.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+        return aiodocker.Docker(url=f"unix://{self._socket}", timeout=timeout)
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._docker.close()
+
+    async def facts(self) -> EngineFacts:
+        """What the engine says of itself.
+
+        Raises:
+            EngineError: It does not answer, or is older than 20.10.
+        """
+        with _ours("The Docker engine does not answer."):
+            info = await asyncio.wait_for(self._docker.system.info(), timeout=20)
+            version = await self._docker.version()
+        api = tuple(int(part) for part in version["ApiVersion"].split("."))
+        if api < OLDEST_API:
+            raise EngineError(
+                f"The Docker engine is version {version['Version']}.", fix="Labdock needs 20.10 or newer."
+            )
+        return EngineFacts(
+            version=version["Version"],
+            api=(api[0], api[1]),
+            cpus=info["NCPU"],
+            memory_bytes=info["MemTotal"],
+            root_dir=info["DockerRootDir"],
+            rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
+        )
+
+    async def has_image(self, reference: str) -> bool:
+        return await self.image_size_bytes(reference) is not None
+
+    async def image_size_bytes(self, reference: str) -> int | None:
+        """The size of an image as the engine counts it, or None if it is not there."""
+        with _ours(f"The engine does not say whether it has {reference}."):
+            try:
+                return int((await self._docker.images.inspect(reference))["Size"])
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    async def pull(self, reference: str, *, timeout_s: float) -> bool:
+        """Fetch *reference* from its registry; False when no registry answers in time or it has no such image."""
+        try:
+            await asyncio.wait_for(self._docker.images.pull(reference), timeout=timeout_s)
+        except (DockerError, TimeoutError, aiohttp.ClientError):
+            return False
+        return True
+
+    async def tag(self, reference: str, new: str) -> None:
+        repository, _, tag = new.rpartition(":")
+        with _ours(f"The engine did not tag {reference}."):
+            await self._docker.images.tag(reference, repo=repository, tag=tag)
+
+    async def build(
+        self,
+        tag: str,
+        files: Mapping[str, bytes | Path],
+        *,
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> None:
+        """Build an image called *tag* from *files* (path to bytes, or to a file that is read).
+
+        Raises:
+            BuildError: With the last lines of the build.
+        """
+        lines: list[str] = []
+        context = await asyncio.to_thread(_context, files)
+        try:
+            events = self._docker.images.build(
+                fileobj=context,
+                encoding="identity",
+                tag=tag,
+                buildargs=arguments,
+                labels=labels,
+                forcerm=True,
+                stream=True,
+            )
+            async for event in events:
+                for line in str(event.get("stream", "")).splitlines():
+                    if line.strip():
+                        lines.append(line.rstrip())
+                        on_line(lines[-1])
+        except (DockerError, aiohttp.ClientError, OSError) as error:
+            text = error.message if isinstance(error, DockerError) else str(error)
+            raise BuildError(
+                f"The image {tag} could not be built: {text}",
+                fix="Mend the cause and run the command again; it goes on where it stopped.",
+                details=tuple(lines[-LAST_LINES:]),
+            ) from error
+
+    async def containers(self, labels: Mapping[str, str]) -> tuple[ContainerFacts, ...]:
+        """All containers, running or not, with *labels*, in order of name."""
+        filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
+        with _ours("The engine does not list its containers."):
+            found = await self._docker.containers.list(all=True, filters=filters)
+            shown = [await _inspect(container) for container in found]
+        return tuple(sorted((facts for facts in shown if facts), key=lambda c: c.name))
+
+    async def create(self, name: str, body: Mapping[str, Any]) -> None:
+        """Make a container called *name*."""
+        with _ours(f"The engine did not make {name}."):
+            await self._docker.containers.create(config=dict(body), name=name)
+
+    async def start(self, name: str) -> None:
+        with _ours(f"The engine did not start {name}."):
+            await self._docker.containers.container(name).start()
+
+    async def stop(self, name: str, *, grace_s: int) -> None:
+        """Stop *name* within *grace_s* seconds; one that is not there is stopped already."""
+        with _ours(f"The engine did not stop {name}."), _missing_is_fine():
+            await self._docker.containers.container(name).stop(t=grace_s)
+
+    async def restart(self, name: str, *, grace_s: int) -> None:
+        with _ours(f"The engine did not restart {name}."):
+            await self._docker.containers.container(name).restart(t=grace_s)
+
+    async def remove(self, name: str) -> None:
+        """Remove the container *name*, running or not; one that is not there is gone already."""
+        with _ours(f"The engine did not remove {name}."), _missing_is_fine():
+            await self._docker.containers.container(name).delete(force=True)
+
+    async def inspect(self, name: str) -> dict[str, Any] | None:
+        """What the engine knows of the container *name*, or None if there is none."""
+        with _ours(f"The engine does not describe {name}."):
+            try:
+                return dict(await self._docker.containers.container(name).show())
+            except DockerError as error:
+                if error.status == 404:
+                    return None
+                raise
+
+    async def last_lines(self, name: str, count: int = LAST_LINES) -> tuple[str, ...]:
+        """The last *count* lines that the container *name* printed, oldest first."""
+        with _ours(f"The engine does not give the log of {name}."), _missing_is_fine():
+            chunks = await self._docker.containers.container(name).log(stdout=True, stderr=True, tail=count)
+            return tuple("".join(chunks).splitlines()[-count:])
+        return ()
+
+    async def follow_lines(self, name: str, count: int) -> AsyncIterator[str]:
+        """The last *count* lines of *name*, and then each new one, until it stops."""
+        container = self._docker.containers.container(name)
+        async for chunk in container.log(stdout=True, stderr=True, tail=count, follow=True):
+            yield chunk.rstrip("\n")
+
+    async def remove_network(self, name: str) -> None:
+        """Remove the network *name*; one that is not there is gone already."""
+        with _ours(f"The engine did not remove the network {name}."), _missing_is_fine():
+            await (await self._docker.networks.get(name)).delete()
+
+    async def network_subnets(self) -> tuple[tuple[str, str], ...]:
+        """Name and subnet of every network of the engine that has one."""
+        with _ours("The engine does not list its networks."):
+            networks = await self._docker.networks.list()
+        return tuple(
+            (network["Name"], entry["Subnet"])
+            for network in networks
+            for entry in (network.get("IPAM") or {}).get("Config") or ()
+            if entry.get("Subnet")
+        )
+
+
+async def _inspect(container: Any) -> ContainerFacts | None:
+    try:
+        shown = await container.show()
+    except DockerError as error:
+        if error.status == 404:  # gone between the list and the look
+            return None
+        raise
+    state = shown["State"]
+    return ContainerFacts(
+        id=shown["Id"],
+        name=shown["Name"].lstrip("/"),
+        image=shown["Config"]["Image"],
+        status=state["Status"],
+        health=(state.get("Health") or {}).get("Status", ""),
+        labels=shown["Config"]["Labels"] or {},
+    )
+
+
+def _context(files: Mapping[str, bytes | Path]) -> io.BufferedIOBase:
+    """A build context as a tar; owners and times are fixed so that the engine's cache holds."""
+    import tempfile  # noqa: PLC0415  only builds need it
+
+    spool = tempfile.TemporaryFile()  # noqa: SIM115  the caller reads and drops it
+    with tarfile.open(fileobj=spool, mode="w") as archive:
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.mode = 0o755 if path.endswith("labdock-session") else 0o644
+            if isinstance(content, Path):
+                entry.size = content.stat().st_size
+                with content.open("rb") as stream:
+                    archive.addfile(entry, stream)
+            else:
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    spool.seek(0)
+    return spool  # type: ignore[return-value]  # a binary file, whatever its wrapper's type
+
+
+class _ours:  # noqa: N801  reads as a phrase: ``with _ours("The engine did not ...")``
+    """Turns the engine's and the transport's errors into EngineError, *doing* first."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DockerError):
+            raise EngineError(f"{self._doing} It says: {error.message}") from error
+        if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
+            raise EngineError(
+                f"{self._doing} ({error or type(error).__name__})",
+                fix="Is it running, and may you use its socket? `labdock doctor` looks.",
+            ) from error
+
+
+class _missing_is_fine:  # noqa: N801  reads as a phrase
+    """Lets a 404 or a "not modified" of the engine pass: what should be gone is gone."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, DockerError) and error.status in {304, 404, 409}

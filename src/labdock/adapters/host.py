@@ -1,0 +1,274 @@
+"""This machine: its distribution, files, locks, ports, disk, and the programs Labdock may install."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from labdock.core.errors import HostError
+
+LAST_LINES = 20
+
+
+def read_os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
+    """The fields of os-release(5), such as ``ID`` and ``VERSION_CODENAME``; empty where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line)
+    return {key: value.strip().strip("\"'") for key, value in pairs}
+
+
+def read_text(path: Path) -> str | None:
+    """What *path* holds, or None if it is not there."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def write_file(path: Path, text: str, *, mode: int, uid: int | None = None) -> None:
+    """Put *text* at *path* in one step: whoever reads sees the old text or the new one, never half of it.
+
+    Raises:
+        HostError: The disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            os.fchmod(descriptor, mode)
+            if uid is not None:
+                os.fchown(descriptor, uid, uid)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}.", fix="Nothing was changed there.") from error
+
+
+def make_folder(path: Path, *, mode: int, uid: int | None = None) -> None:
+    """Make *path* with its parents; the last one gets *mode* and, if given, the owner *uid*."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(mode)
+        if uid is not None and path.stat().st_uid != uid:
+            os.chown(path, uid, uid)
+    except OSError as error:
+        raise HostError(f"The folder {path} cannot be made: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold *path* for one command at a time; the kernel lets go of it when the process ends.
+
+    Raises:
+        HostError: Somebody else holds it; says which process.
+    """
+    try:
+        stream = path.open("a+")
+    except OSError as error:
+        raise HostError(f"{path} cannot be opened: {error.strerror}.") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise HostError(
+                f"Another labdock command is at work here (process {stream.read().strip() or 'unknown'}).",
+                fix="Wait until it has finished.",
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def port_is_free(address: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written below *path*, or below its nearest folder that exists."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def routed_subnets(path: Path = Path("/proc/net/route")) -> tuple[str, ...]:
+    """The IPv4 networks this machine has a route to, as ``a.b.c.d/n``, without the default route."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[7] != "00000000":
+                address = socket.inet_ntoa(int(fields[1], 16).to_bytes(4, "little"))
+                found.append(f"{address}/{int(fields[7], 16).bit_count()}")
+    return tuple(found)
+
+
+def run(
+    command: tuple[str, ...],
+    *,
+    on_line: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+    failure: str,
+) -> None:
+    """Run *command* and hand each line it prints to *on_line*.
+
+    Raises:
+        HostError: *failure*, with the last lines, when it is missing or exits with an error.
+    """
+    lines: list[str] = []
+    try:
+        with subprocess.Popen(  # noqa: S603  a tuple of words, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(environment or {})},
+        ) as process:
+            assert process.stdout is not None  # noqa: S101  asked for above
+            for line in process.stdout:
+                lines.append(line.rstrip())
+                on_line(lines[-1])
+    except OSError as error:
+        raise HostError(f"{failure} {command[0]}: {error.strerror}.") from error
+    if process.returncode:
+        raise HostError(
+            f"{failure} {command[0]} ended with {process.returncode}.", details=tuple(lines[-LAST_LINES:])
+        )
+
+
+def install_packages(names: tuple[str, ...], *, on_line: Callable[[str], None]) -> None:
+    """Install Debian packages with apt-get; root only.
+
+    Raises:
+        HostError: Not root, no apt-get, or a download failed.
+    """
+    wanted = " ".join(names)
+    if os.geteuid() != 0:
+        raise HostError(f"{wanted} must be installed first.", fix=f"As root: apt-get install {wanted}")
+    if shutil.which("apt-get") is None:
+        raise HostError(f"{wanted} must be installed first, and this machine has no apt-get.")
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    failure = f"{wanted} could not be installed."
+    run(("apt-get", "update"), on_line=on_line, environment=quiet, failure=failure)
+    run(
+        ("apt-get", "install", "-y", "--no-install-recommends", *names),
+        on_line=on_line,
+        environment=quiet,
+        failure=failure,
+    )
+
+
+def start_engine(log: Path) -> None:
+    """Start the installed Docker engine: by systemd where that runs, otherwise as a process of its own.
+
+    Raises:
+        HostError: Not root, or it cannot be started.
+    """
+    if os.geteuid() != 0:
+        raise HostError("The Docker engine is not running.", fix="As root: systemctl start docker")
+    if Path("/run/systemd/system").exists():
+        run(("systemctl", "start", "docker"), on_line=lambda line: None, failure="Docker did not start.")
+        return
+    # After a crash these name processes that are gone, or are somebody else's by now.
+    _drop_stale_pid(Path("/var/run/docker.pid"), "dockerd")
+    _drop_stale_pid(Path("/var/run/docker/containerd/containerd.pid"), "containerd")
+    with log.open("ab") as output:
+        subprocess.Popen(
+            ("dockerd",), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _drop_stale_pid(path: Path, program: str) -> None:
+    text = read_text(path)
+    if text is None:
+        return
+    if read_text(Path("/proc") / text.strip() / "comm") != f"{program}\n":
+        path.unlink(missing_ok=True)
+
+
+def wait_for_socket(path: Path, *, timeout_s: float) -> bool:
+    """Whether somebody listens at *path* within *timeout_s* seconds."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if socket_answers(path):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def socket_answers(path: Path) -> bool:
+    """Whether somebody listens at *path* now.
+
+    Raises:
+        HostError: This person may not use it.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect(str(path))
+        except PermissionError as error:
+            raise HostError(
+                f"You may not use the Docker engine's socket {path}.",
+                fix="Run as root, or as root: usermod -aG docker YOUR-NAME, and sign in again.",
+            ) from error
+        except OSError:
+            return False
+    return True
+
+
+def bootstrap_debian(release: str, mirror: str, target: Path, *, on_line: Callable[[str], None]) -> None:
+    """Make a minimal Debian *release* from packages, as a tar at *target*.
+
+    *mirror* is the machine's own, or "" for the tool's default.
+
+    Raises:
+        HostError: mmdebstrap is missing and cannot be installed, or a download failed.
+    """
+    if shutil.which("mmdebstrap") is None:
+        install_packages(("mmdebstrap", "debian-archive-keyring"), on_line=on_line)
+    unneeded = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*")
+    partial = target.with_suffix(".partial")
+    run(
+        (
+            "mmdebstrap",
+            "--variant=apt",
+            "--include=ca-certificates",
+            *(f"--dpkgopt=path-exclude={path}" for path in unneeded),
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+            "--format=tar",
+            release,
+            str(partial),
+            *((mirror,) if mirror else ()),
+        ),
+        on_line=on_line,
+        failure=f"Debian {release} could not be made from packages.",
+    )
+    partial.replace(target)

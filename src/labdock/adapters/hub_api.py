@@ -1,0 +1,75 @@
+"""JupyterHub's REST API and Labdock's own below it, as the command line uses them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import ProxyHandler, Request, build_opener
+
+from labdock.core.errors import HubError
+
+
+class HubApi:
+    """Asks the hub behind *url* (without /hub) with *token*; one request a call, no proxies."""
+
+    def __init__(self, url: str, token: str, *, host: str = "") -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"token {token}", **({"Host": host} if host else {})}
+        self._opener = build_opener(ProxyHandler({}))
+
+    def healthy(self, *, timeout_s: float = 2.0) -> bool:
+        """Whether edge, proxy and hub all answer."""
+        try:
+            with self._opener.open(Request(f"{self._url}/hub/health"), timeout=timeout_s) as response:  # noqa: S310  our own http URL
+                return bool(response.status == 200)
+        except (OSError, ValueError):
+            return False
+
+    def users(self) -> list[dict[str, Any]]:
+        """Everybody with an account: name, admin, state, created_at, last_activity, session."""
+        return list(self._ask("GET", "users"))
+
+    def add_user(self, name: str, *, admin: bool) -> dict[str, Any]:
+        """A new account and its invitation: name, link, expires_at."""
+        return dict(self._ask("POST", "users", {"name": name, "admin": admin}))
+
+    def reset_user(self, name: str) -> dict[str, Any]:
+        """A link to set a new password: name, link, expires_at."""
+        return dict(self._ask("POST", f"users/{quote(name, safe='')}/reset", {}))
+
+    def remove_user(self, name: str, *, home: str) -> dict[str, Any]:
+        """Remove an account with its sessions and tokens; *home* is keep or delete. Returns name and home."""
+        return dict(self._ask("DELETE", f"users/{quote(name, safe='')}?home={home}"))
+
+    def first_link(self) -> dict[str, Any]:
+        """A one-time sign-in link for the first administrator: name, link, expires_at."""
+        return dict(self._ask("POST", "first-link", {}))
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(  # noqa: S310  our own http URL
+            f"{self._url}/hub/api/labdock/{path}",
+            data=data,
+            method=method,
+            headers={**self._headers, "Content-Type": "application/json"},
+        )
+        try:
+            with self._opener.open(request, timeout=120) as response:
+                return json.loads(response.read() or b"null")
+        except HTTPError as error:
+            raise HubError(_message(error)) from error
+        except URLError as error:
+            raise HubError(
+                f"The hub does not answer at {self._url} ({error.reason}).", fix="`labdock status` tells what runs."
+            ) from error
+
+
+def _message(error: HTTPError) -> str:
+    """The hub's own words, or its status."""
+    try:
+        return str(json.loads(error.read())["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"The hub answered {error.code} {error.reason}."

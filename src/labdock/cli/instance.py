@@ -1,0 +1,138 @@
+"""One instance as the command line finds it: its place, its name, its configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labdock.adapters import host
+from labdock.adapters.config_file import read_config
+from labdock.core.compose import Places
+from labdock.core.config import Config
+from labdock.core.errors import HostError
+
+DEFAULT_INSTANCE = "labdock"
+DEFAULT_CONFIG = "labdock.yaml"
+RECORD = "instance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an instance remembers of itself from its first ``up`` on."""
+
+    instance: str
+    subnet: str
+    config: str
+    """The configuration file's absolute path, or "" where there was none."""
+    storage: str
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {"instance": self.instance, "subnet": self.subnet, "config": self.config, "storage": self.storage},
+            indent=2,
+        ) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The options that every command shares, as given; None where not."""
+
+    state: Path | None
+    instance: str | None
+    config: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance: where its state is, what it is called, its configuration, and what it remembers."""
+
+    name: str
+    state: Path
+    config: Config
+    config_path: Path | None
+    record: Record | None
+    engine_socket: Path
+
+    @property
+    def places(self) -> Places:
+        storage = self.config.storage.root or str(self.state / "storage")
+        return Places(str(self.state), str(storage), str(self.engine_socket))
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.state / "run/agent/agent.sock"
+
+
+def default_state(instance: str, environment: Mapping[str, str]) -> Path:
+    """Where *instance* keeps its state: /var/lib for root, otherwise the person's data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib") / instance
+    data = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+    return Path(data) / instance
+
+
+def engine_socket(environment: Mapping[str, str]) -> Path:
+    """The engine's socket on this machine, whether somebody listens there or not.
+
+    Raises:
+        HostError: DOCKER_HOST names an engine elsewhere.
+    """
+    named = environment.get("DOCKER_HOST", "")
+    if named.startswith("unix://"):
+        return Path(named.removeprefix("unix://"))
+    if named:
+        raise HostError(
+            f"DOCKER_HOST is {named}.", fix="Labdock serves the machine it runs on: unset it, or name a unix:// socket."
+        )
+    system = Path("/var/run/docker.sock")
+    own = Path(environment.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
+    return own if own.exists() and not system.exists() else system
+
+
+def find_instance(chosen: Chosen, environment: Mapping[str, str]) -> Instance:
+    """The instance that *chosen* means, with its configuration read and checked.
+
+    Raises:
+        ConfigError: The configuration cannot be used; every problem is named.
+        HostError: The state directory belongs to another instance.
+    """
+    name = chosen.instance or DEFAULT_INSTANCE
+    state = (chosen.state or default_state(name, environment)).absolute()
+    record = read_record(state)
+    if record is not None and chosen.instance not in {None, record.instance}:
+        raise HostError(
+            f"{state} belongs to the instance {record.instance!r}, not {chosen.instance!r}.",
+            fix="Give --state another folder.",
+        )
+    path = _config_path(chosen, record)
+    return Instance(
+        name=record.instance if record else name,
+        state=state,
+        config=read_config(path),
+        config_path=path,
+        record=record,
+        engine_socket=engine_socket(environment),
+    )
+
+
+def read_record(state: Path) -> Record | None:
+    """What the instance in *state* remembers, or None before its first ``up``."""
+    try:
+        text = host.read_text(state / RECORD)
+        return None if text is None else Record(**json.loads(text))
+    except PermissionError as error:
+        raise HostError(f"{state} may not be read.", fix="Run as the user who ran `labdock up`.") from error
+    except (ValueError, TypeError) as error:
+        raise HostError(f"{state / RECORD} is damaged ({error}).", fix="Bring it back from a backup.") from error
+
+
+def _config_path(chosen: Chosen, record: Record | None) -> Path | None:
+    if chosen.config is not None:
+        return chosen.config.absolute()
+    here = Path(DEFAULT_CONFIG)
+    if record is not None and record.config:
+        return Path(record.config)
+    return here.absolute() if here.exists() and record is None else None

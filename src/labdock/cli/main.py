@@ -1,0 +1,456 @@
+"""The commands of ``labdock``: thin; each gathers facts, shows a plan, applies it, says what is next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from labdock import __version__
+from labdock.adapters import host
+from labdock.adapters.config_file import read_config, write_config
+from labdock.adapters.engine import Engine
+from labdock.cli import doctor as doctor_module
+from labdock.cli import up as up_module
+from labdock.cli import verify as verify_module
+from labdock.cli.console import Console
+from labdock.cli.instance import Chosen, Instance, find_instance
+from labdock.cli.operate import (
+    follow_logs,
+    home_question,
+    last_words,
+    plan_for_down,
+    read_status,
+    restart_parts,
+    show_status,
+    take_down,
+)
+from labdock.core.compose import PARTS
+from labdock.core.config import dump
+from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
+from labdock.core.errors import ConfigError, LabdockError
+from labdock.core.lifecycle import Plan
+
+Result = TypeVar("Result")
+
+
+class Context:
+    """What all commands share: the options before the command, and the console they speak through."""
+
+    def __init__(self, chosen: Chosen, *, verbose: bool) -> None:
+        self.chosen = chosen
+        self.verbose = verbose
+
+    def console(self, *, as_json: bool = False) -> Console:
+        return Console(as_json=as_json, verbose=self.verbose)
+
+    def instance(self) -> Instance:
+        return find_instance(self.chosen, os.environ)
+
+
+pass_context = click.make_pass_decorator(Context)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+
+
+def with_engine(work: Callable[[Engine], Coroutine[Any, Any, Result]], instance: Instance) -> Result:
+    """Run *work* with the instance's engine."""
+
+    async def whole() -> Result:
+        async with Engine(instance.engine_socket) as engine:
+            return await work(engine)
+
+    return asyncio.run(whole())
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The plan, a step a line; as JSON a list of acts."""
+    steps = [{"act": step.act.value, "subject": step.subject, "text": step.text} for step in plan]
+
+    def lines() -> None:
+        for step in plan:
+            console.say(f"  would: {step.text}")
+        if not plan:
+            console.say("Nothing to do.")
+
+    console.facts(steps, lines)
+
+
+def _instance_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
+        raise click.BadParameter("use a-z, 0-9 and single '-', beginning with a letter")
+    if value is not None and len(value) > 30:
+        raise click.BadParameter("use at most 30 characters")
+    return value
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labdock")
+@click.option("--state", type=click.Path(path_type=Path, file_okay=False), help="State directory. Default: /var/lib/labdock for root, ~/.local/share/labdock for others.")
+@click.option("--instance", callback=_instance_name, help="Name of the instance; several live on one engine. Default: labdock.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: the one used last, or ./labdock.yaml.")
+@click.option("--verbose", is_flag=True, help="Show every line of the work, and tracebacks.")
+@click.pass_context
+def cli(context: click.Context, state: Path | None, instance: str | None, config: Path | None, verbose: bool) -> None:
+    """One GPU server, the whole lab: a shared notebook server on this machine."""
+    context.obj = Context(Chosen(state, instance, config), verbose=verbose)
+
+
+@cli.command()
+@click.option("--name", help="Name of the site.")
+@click.option("--url", help="Address people type into the browser.")
+@click.option("--listen", help="Address and port to listen on.")
+@click.option("--contact", help="Whom people write to.")
+@click.option("--admin", "admins", multiple=True, help="An administrator's name; may be repeated.")
+@click.option("--memory", help="Memory for one session, such as 8G.")
+@click.option("--cpus", help="Processors for one session.")
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@yes_option
+@dry_run_option
+@pass_context
+def init(
+    context: Context,
+    name: str | None,
+    url: str | None,
+    listen: str | None,
+    contact: str | None,
+    admins: tuple[str, ...],
+    memory: str | None,
+    cpus: str | None,
+    force: bool,
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    """Write a commented labdock.yaml after a handful of questions."""
+    console = context.console()
+    path = context.chosen.config or Path("labdock.yaml")
+    ask = not yes and sys.stdin.isatty()
+
+    def answer(given: str | None, question: str, default: str) -> str:
+        if given is not None:
+            return given
+        return str(click.prompt(question, default=default, err=True)) if ask else default
+
+    url = answer(url, "Address people type into the browser", "http://127.0.0.1:8000")
+    values: dict[str, Any] = {
+        "site": {
+            "name": answer(name, "Name of the site", "Labdock"),
+            "url": url,
+            **({"listen": listen} if listen else {}),
+            "contact": answer(contact, "Whom people write to (e-mail)", ""),
+        },
+        "login": {"admins": list(admins) or answer(None, "Administrators (comma between)", "admin").replace(",", " ").split()},
+        "limits": {
+            "memory": answer(memory, "Memory for one session", "8G"),
+            "cpus": _number(answer(cpus, "Processors for one session", "4")),
+        },
+    }
+    text = sample_yaml(values)
+    if dry_run:
+        console.say(text)
+        return
+    write_config(path, text, overwrite=force)
+    console.say(f"{path} is written.")
+    console.say("Next: read it, then run `labdock up`.")
+
+
+def _number(text: str) -> int | float | str:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text
+
+
+@cli.command()
+@as_json_option
+@yes_option
+@dry_run_option
+@pass_context
+def up(context: Context, as_json: bool, yes: bool, dry_run: bool) -> None:
+    """Set up and start everything, or bring it up to date."""
+    console = context.console(as_json=as_json)
+    instance = context.instance()
+    first = up_module.engine_plan(instance)
+    if dry_run and first:
+        show_plan(first, console)
+        console.note("The rest of the plan needs an engine that answers.")
+        return
+    if first:
+        for step in first:
+            console.note(f"{step.text}.")
+        console.confirm("Go on?", yes=yes or not sys.stdin.isatty())
+        up_module.apply_engine(first, instance, console)
+    if dry_run:
+        show_plan(with_engine(lambda engine: up_module.look(instance, engine), instance).plan, console)
+        return
+    host.make_folder(instance.state, mode=0o755)
+    with host.lock(instance.state / ".lock"):
+        with_engine(lambda engine: _up(engine, instance, console), instance)
+
+
+async def _up(engine: Engine, instance: Instance, console: Console) -> None:
+    situation = await up_module.look(instance, engine)
+    up_module.check_first(situation, instance, await engine.facts())
+    await up_module.Applier(situation, instance, engine, console).apply()
+    await up_module.wait_until_ready(instance, engine, console)
+    url = instance.config.site.url
+    first_admin = instance.config.login.admins[0]
+    api = up_module.hub_api(instance)
+    known = {user["name"]: user["state"] for user in api.users()}
+    link = api.first_link() if known.get(first_admin) != "active" else None
+    report = {"url": url, "changed": bool(situation.plan), "sign_in_link": link["link"] if link else None}
+
+    def lines() -> None:
+        console.say("" if situation.plan else "Everything is as it should be: nothing changed.")
+        console.say(f"Labdock runs at {url}")
+        if link:
+            console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
+            console.say("Next: open the link. Then `labdock users add NAME` invites somebody; `labdock verify` proves it all works.")
+        else:
+            console.say("Next: `labdock users add NAME` invites somebody; `labdock status` shows what runs.")
+
+    console.facts(report, lines)
+
+
+@cli.command()
+@click.option("--all", "everything", is_flag=True, help="Also stop people's sessions.")
+@as_json_option
+@yes_option
+@dry_run_option
+@pass_context
+def down(context: Context, everything: bool, as_json: bool, yes: bool, dry_run: bool) -> None:
+    """Stop Labdock; people's sessions go on unless --all."""
+    console = context.console(as_json=as_json)
+    instance = context.instance()
+    plan = with_engine(lambda engine: plan_for_down(engine, instance, everything=everything), instance)
+    if dry_run or not plan:
+        show_plan(plan, console)
+        return
+    if not as_json:
+        for step in plan:
+            console.note(f"  {step.text}")
+    console.confirm("Do that?", yes=yes)
+    with host.lock(instance.state / ".lock"):
+        with_engine(lambda engine: take_down(engine, instance, plan, console), instance)
+    console.facts({"stopped": [step.subject for step in plan]}, lambda: console.say("Stopped. Homes, accounts and settings are kept. Next: `labdock up` starts it again."))
+
+
+@cli.command()
+@click.argument("part", required=False, type=click.Choice(PARTS))
+@yes_option
+@dry_run_option
+@pass_context
+def restart(context: Context, part: str | None, yes: bool, dry_run: bool) -> None:
+    """Restart one part or all; sessions and their kernels go on."""
+    console = context.console()
+    instance = context.instance()
+    parts = (part,) if part else PARTS
+    if dry_run:
+        console.say(f"  would: Restart {', '.join(parts)}")
+        return
+    with_engine(lambda engine: restart_parts(engine, instance, parts, console), instance)
+    console.say(f"Restarted: {', '.join(parts)}. Sessions went on.")
+
+
+@cli.command()
+@as_json_option
+@pass_context
+def status(context: Context, as_json: bool) -> None:
+    """Show what runs: parts, sessions, address."""
+    console = context.console(as_json=as_json)
+    instance = context.instance()
+    found = with_engine(lambda engine: read_status(engine, instance), instance)
+    console.facts(found, lambda: show_status(found, console))
+    if not found["ok"]:
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("who", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on with each new line.")
+@click.option("--lines", "-n", default=100, show_default=True, type=click.IntRange(1, 100_000), help="How many lines back.")
+@pass_context
+def logs(context: Context, who: str | None, follow: bool, lines: int) -> None:
+    """Show what a part (agent, proxy, hub, edge) or a person's session printed; without a name, all parts."""
+    console = context.console()
+    instance = context.instance()
+    if who is not None and who not in PARTS and with_engine(lambda engine: last_words(engine, instance, who, lines, console), instance) and not follow:
+        return
+    with_engine(lambda engine: follow_logs(engine, instance, who, lines, console, follow=follow), instance)
+
+
+@cli.command()
+@click.option("--image", help="Image to start the session from. Default: the site's.")
+@as_json_option
+@pass_context
+def verify(context: Context, image: str | None, as_json: bool) -> None:
+    """Prove from end to end that it works, with a throw-away person."""
+    console = context.console(as_json=as_json)
+    report = verify_module.verify(context.instance(), image=image, console=console)
+    if not report["ok"]:
+        raise SystemExit(1)
+
+
+@cli.command()
+@as_json_option
+@pass_context
+def doctor(context: Context, as_json: bool) -> None:
+    """Look for what is wrong with this machine and this Labdock, and say what to do."""
+    console = context.console(as_json=as_json)
+    findings = doctor_module.examine(context.chosen, os.environ)
+    console.facts([finding.as_dict() for finding in findings], lambda: doctor_module.show(findings, console))
+    if any(not finding.ok for finding in findings):
+        raise SystemExit(1)
+
+
+@cli.group()
+def users() -> None:
+    """Invite, list, reset and remove people."""
+
+
+@users.command("add")
+@click.argument("name")
+@click.option("--admin", is_flag=True, help="Make the person an administrator.")
+@as_json_option
+@pass_context
+def users_add(context: Context, name: str, admin: bool, as_json: bool) -> None:
+    """Make an account and print its invitation link."""
+    console = context.console(as_json=as_json)
+    made = up_module.hub_api(context.instance()).add_user(name, admin=admin)
+    console.facts(made, lambda: _say_link(console, f"{name} is invited. Send this link (once, until {made['expires_at']}):", made))
+
+
+@users.command("list")
+@as_json_option
+@pass_context
+def users_list(context: Context, as_json: bool) -> None:
+    """List everybody with an account."""
+    console = context.console(as_json=as_json)
+    people = up_module.hub_api(context.instance()).users()
+    console.facts(
+        people,
+        lambda: console.table(
+            ("Name", "Administrator", "State", "Session", "Last seen"),
+            (
+                (p["name"], "yes" if p["admin"] else "", p["state"], p["session"], p["last_activity"] or "never")
+                for p in people
+            ),
+        ),
+    )
+
+
+@users.command("reset")
+@click.argument("name")
+@as_json_option
+@pass_context
+def users_reset(context: Context, name: str, as_json: bool) -> None:
+    """Print a link with which NAME sets a new password."""
+    console = context.console(as_json=as_json)
+    made = up_module.hub_api(context.instance()).reset_user(name)
+    console.facts(made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made))
+
+
+@users.command("remove")
+@click.argument("name")
+@click.option("--home", type=click.Choice(["keep", "delete"]), help="What becomes of the person's files.")
+@as_json_option
+@yes_option
+@dry_run_option
+@pass_context
+def users_remove(context: Context, name: str, home: str | None, as_json: bool, yes: bool, dry_run: bool) -> None:
+    """Remove an account, end its sessions and sign-ins; ask what becomes of the home."""
+    console = context.console(as_json=as_json)
+    home = home or home_question(name, yes=yes)
+    if dry_run:
+        console.say(f"  would: End the sessions and sign-ins of {name}, remove the account, {home} the home")
+        return
+    console.confirm(f"Remove {name} and {home} the home?", yes=yes)
+    done = up_module.hub_api(context.instance()).remove_user(name, home=home)
+    kept = f"The home is kept in {done['home']}." if done["home"] else "The home is deleted."
+    console.facts(done, lambda: console.say(f"{name} is removed. {kept if done['home'] or home == 'delete' else 'There was no home.'}"))
+
+
+def _say_link(console: Console, text: str, made: dict[str, Any]) -> None:
+    console.say(text)
+    console.say(f"  {made['link']}")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Check, show and explain the configuration."""
+
+
+@config_group.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@as_json_option
+@pass_context
+def config_check(context: Context, file: Path | None, as_json: bool) -> None:
+    """Check labdock.yaml and name every problem at once."""
+    console = context.console(as_json=as_json)
+    path = file or context.chosen.config or Path("labdock.yaml")
+    try:
+        read_config(path)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        console.facts({"ok": False, "problems": list(error.details) or [error.message]}, lambda: None)
+        raise SystemExit(1) from error
+    console.facts({"ok": True, "problems": []}, lambda: console.say(f"{path} is fine. Next: `labdock up`."))
+
+
+@config_group.command("show")
+@as_json_option
+@pass_context
+def config_show(context: Context, as_json: bool) -> None:
+    """Show every setting as it applies, defaults included."""
+    from labdock.adapters.yaml_text import to_yaml  # noqa: PLC0415  only here
+
+    console = context.console(as_json=as_json)
+    settings = dump(context.instance().config)
+    console.facts(settings, lambda: console.say(to_yaml(settings).rstrip()))
+
+
+@config_group.command("docs")
+def config_docs() -> None:
+    """Print the reference of all settings, as Markdown."""
+    click.echo(reference_markdown(), nl=False)
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of labdock.yaml, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; exit 0, 1 (failed) or 2 (wrong usage)."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.Abort:
+        click.echo("Stopped. Run the command again to go on.", err=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        click.echo("\nStopped. Run the command again to go on.", err=True)
+        raise SystemExit(1) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except LabdockError as error:
+        if "--verbose" in sys.argv:
+            traceback.print_exc()
+        click.echo(f"labdock: {error}", err=True)
+        for line in error.details:
+            click.echo(f"    {line}", err=True)
+        raise SystemExit(1) from None
+
+
+__all__ = ["cli", "main"]

@@ -1,0 +1,401 @@
+"""``labdock up``: facts, plan, apply."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from labdock.adapters import host
+from labdock.adapters.build_settings import BuildSettings, read_build_settings
+from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
+from labdock.adapters.hub_api import HubApi
+from labdock.cli.console import Console
+from labdock.cli.instance import RECORD, Instance, Record
+from labdock.core.compose import (
+    SECRETS,
+    Deployment,
+    Network,
+    bridge_name,
+    choose_network,
+    compose,
+    part_container,
+    part_files,
+)
+from labdock.core.errors import HostError
+from labdock.core.image import DEBIAN_REGISTRY_IMAGE, DEBIAN_RELEASE, DEBIAN_TAG, HOST_PREFIX, ImageSet, image_set
+from labdock.core.lifecycle import FOLDERS, Act, Found, Plan, Step, Wanted, plan_engine, plan_up
+from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
+
+READY_TIMEOUT_S = 120.0
+REGISTRY_TIMEOUT_S = 60.0
+DISK_NEEDED_BYTES = 3 * 2**30
+ENGINE_START_TIMEOUT_S = 60.0
+IMAGE_LABEL = "org.labdock.image-of"
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """Everything ``up`` has looked at, and what it means to do about it."""
+
+    deployment: Deployment
+    wanted: Wanted
+    plan: Plan
+    compose_text: str
+    record: Record
+
+
+def engine_plan(instance: Instance) -> Plan:
+    """What it takes to get an engine that answers; looks at this machine."""
+    return plan_engine(
+        answers=host.socket_answers(instance.engine_socket),
+        installed=shutil.which("dockerd") is not None,
+        with_systemd=Path("/run/systemd/system").exists(),
+    )
+
+
+def apply_engine(plan: Plan, instance: Instance, console: Console) -> None:
+    """Install and start the engine as *plan* says.
+
+    Raises:
+        HostError: It cannot be installed, or does not answer in time.
+    """
+    for step in plan:
+        with console.step(step.text) as show:
+            if step.act is Act.INSTALL_ENGINE:
+                host.install_packages(("docker.io", "iptables"), on_line=show)
+            elif not host.wait_for_socket(instance.engine_socket, timeout_s=2):
+                log = Path("/var/log/labdock-dockerd.log")
+                host.start_engine(log)
+                if not host.wait_for_socket(instance.engine_socket, timeout_s=ENGINE_START_TIMEOUT_S):
+                    lines = (host.read_text(log) or "").splitlines()[-host.LAST_LINES :]
+                    raise HostError(
+                        f"The Docker engine does not answer after {ENGINE_START_TIMEOUT_S:.0f} s.",
+                        fix=f"Its log is {log}.",
+                        details=tuple(lines),
+                    )
+
+
+async def look(instance: Instance, engine: Engine) -> Situation:
+    """The facts, and the plan they lead to; changes nothing."""
+    facts = await engine.facts()
+    images = read_images()
+    record = instance.record or Record(
+        instance.name,
+        choose_network(
+            instance.name,
+            [*(subnet for _, subnet in await engine.network_subnets()), *host.routed_subnets()],
+        ).subnet,
+        str(instance.config_path or ""),
+        instance.places.storage,
+    )
+    record = Record(record.instance, record.subnet, str(instance.config_path or ""), instance.places.storage)
+    deployment = _deployment(instance, record, facts, images)
+    compose_text = _compose_text(deployment)
+    document = compose(deployment)
+    wanted = Wanted(
+        images=images,
+        notebooks=tuple(sorted({image.base.removeprefix("builtin/") for image in instance.config.images})),
+        files={
+            RECORD: record.to_json(),
+            "compose.yaml": compose_text,
+            **part_files(deployment),
+        },
+        secrets=SECRETS,
+        parts={
+            part: (service["image"], service["labels"]["org.labdock.settings"])
+            for part, service in document["services"].items()
+        },
+    )
+    found = await _found(instance, engine, wanted)
+    return Situation(deployment, wanted, plan_up(wanted, found), compose_text, record)
+
+
+def check_first(situation: Situation, instance: Instance, facts: EngineFacts) -> None:
+    """Refuse what cannot work, before anything is changed.
+
+    Raises:
+        HostError: The port is taken, the disk too full, a shared folder missing.
+    """
+    acts = {step.act for step in situation.plan}
+    listen = instance.config.site.listen
+    starting = [step.subject.split() for step in situation.plan if step.act is Act.START_PARTS]
+    if starting and "edge" in starting[0] and not _edge_listens(instance):
+        if not host.port_is_free(listen.address, listen.port):
+            raise HostError(
+                f"Port {listen.port} on {listen.address} is taken by another program.",
+                fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
+            )
+    root = Path(facts.root_dir)
+    free = host.free_bytes(root if root.exists() else instance.state)
+    if Act.BUILD in acts and free < DISK_NEEDED_BYTES:
+        raise HostError(
+            f"{free / 2**30:.1f} GiB are free where Docker keeps its images ({facts.root_dir}); "
+            f"the images need {DISK_NEEDED_BYTES / 2**30:.0f} GiB.",
+            fix="Make room, then run the command again.",
+        )
+    for folder in instance.config.storage.shared:
+        if folder.path is not None and not Path(folder.path).is_dir():
+            raise HostError(
+                f"The shared folder {folder.name!r} ({folder.path}) is not there.",
+                fix="Make it, or leave out its path: then Labdock makes one in its storage.",
+            )
+
+
+def _edge_listens(instance: Instance) -> bool:
+    """Whether this instance's own edge already has the port it is to have."""
+    text = host.read_text(instance.state / "compose.yaml") or ""
+    return f'"{instance.config.site.listen}:' in text or f"{instance.config.site.listen}:" in text
+
+
+class Applier:
+    """Carries out the steps of a plan; each may be repeated after an interruption."""
+
+    def __init__(self, situation: Situation, instance: Instance, engine: Engine, console: Console) -> None:
+        self._situation = situation
+        self._instance = instance
+        self._engine = engine
+        self._console = console
+        self._settings: BuildSettings | None = None
+
+    async def apply(self) -> None:
+        """Carry out the plan, in order.
+
+        Raises:
+            LabdockError: The first step that failed; what was done stays and is not repeated next time.
+        """
+        place = self._instance.state
+        service = self._situation.deployment.service_uid
+        for step in self._situation.plan:
+            match step.act:
+                case Act.GET_DEBIAN:
+                    await self._get_debian(step)
+                case Act.BUILD:
+                    await self._build(step)
+                case Act.MAKE_FOLDER:
+                    folder = next(folder for folder in FOLDERS if folder.path == step.subject)
+                    owner = service if folder.service else None
+                    host.make_folder(place / folder.path, mode=folder.mode, uid=owner)
+                case Act.MAKE_SECRET:
+                    # 32 random bytes in hex, which is also what JupyterHub wants for keys.
+                    host.write_file(
+                        place / "secrets" / step.subject, secrets.token_hex(32) + "\n", mode=0o600, uid=service
+                    )
+                case Act.WRITE:
+                    self._write(step.subject, service)
+                case Act.START_PARTS:
+                    self._start_parts(step)
+                case _:
+                    raise AssertionError(f"{step.act} is no act of up")
+
+    def _write(self, path: str, service: int) -> None:
+        text = self._situation.wanted.files[path]
+        private = path == "parts/hub/hub.json"
+        host.write_file(
+            self._instance.state / path,
+            text,
+            mode=0o600 if private else 0o644,
+            uid=service if private else None,
+        )
+
+    def _build_settings(self) -> BuildSettings:
+        if self._settings is None:
+            self._settings = read_build_settings(os.environ, DEBIAN_RELEASE)
+            for name in self._settings.with_passwords:
+                self._console.note(
+                    f"Note: your {name} carries a password; it goes into the images, where people can read it."
+                )
+        return self._settings
+
+    async def _get_debian(self, step: Step) -> None:
+        with self._console.step(f"Ask the image registry for {DEBIAN_REGISTRY_IMAGE}"):
+            pulled = await self._engine.pull(DEBIAN_REGISTRY_IMAGE, timeout_s=REGISTRY_TIMEOUT_S)
+        if pulled:
+            await self._engine.tag(DEBIAN_REGISTRY_IMAGE, DEBIAN_TAG)
+            return
+        text = f"No image registry answers: make Debian {DEBIAN_RELEASE} from this machine's packages"
+        with self._console.step(text) as show, tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "debian.tar"
+            host.bootstrap_debian(DEBIAN_RELEASE, self._build_settings().mirror, archive, on_line=show)
+            dockerfile = b'FROM scratch\nADD debian.tar /\nCMD ["bash"]\n'
+            await self._engine.build(
+                DEBIAN_TAG,
+                {"Dockerfile": dockerfile, "debian.tar": archive},
+                arguments={},
+                labels={IMAGE_LABEL: "debian"},
+                on_line=show,
+            )
+
+    async def _build(self, step: Step) -> None:
+        recipe = next(r for r in self._situation.wanted.recipes() if r.name == step.subject)
+        settings = self._build_settings()
+        own: Mapping[str, bytes | Path] = recipe.files
+        machine = {HOST_PREFIX + path: data for path, data in settings.files.items()}
+        with self._console.step(step.text) as show:
+            await self._engine.build(
+                recipe.tag,
+                {**own, **(machine if recipe.name == "base" else {})},
+                arguments={**settings.arguments, recipe.parent_argument: recipe.parent},
+                labels={IMAGE_LABEL: recipe.name},
+                on_line=show,
+            )
+
+    def _start_parts(self, step: Step) -> None:
+        host.make_folder(Path(self._instance.places.storage), mode=0o755)
+        with self._console.step(step.text) as show:
+            run_compose(self._instance, ("up", "--detach", "--no-build"), on_line=show)
+
+
+def run_compose(instance: Instance, arguments: tuple[str, ...], *, on_line: Callable[[str], None]) -> None:
+    """Run Compose on the instance's file.
+
+    Raises:
+        HostError: With Compose's last lines.
+    """
+    host.run(
+        (
+            str(Path(sys.executable).parent / "docker-compose"),
+            "--file",
+            str(instance.state / "compose.yaml"),
+            "--ansi",
+            "never",
+            *arguments,
+        ),
+        on_line=on_line,
+        environment={"DOCKER_HOST": f"unix://{instance.engine_socket}"},
+        failure="Compose failed.",
+    )
+
+
+def hub_api(instance: Instance) -> HubApi:
+    """The hub of *instance*, through its own edge.
+
+    Raises:
+        HostError: This instance was never brought up, or belongs to another user.
+    """
+    listen = instance.config.site.listen
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not listened on
+    address = everywhere.get(listen.address, listen.address)
+    address = f"[{address}]" if ":" in address else address
+    try:
+        token = (instance.state / "secrets/api_token").read_text().strip()
+    except FileNotFoundError as error:
+        raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.") from error
+    except PermissionError as error:
+        raise HostError(
+            f"The secrets in {instance.state} may not be read.", fix="Run as the user who ran `labdock up`."
+        ) from error
+    return HubApi(f"http://{address}:{listen.port}", token)
+
+
+async def wait_until_ready(instance: Instance, engine: Engine, console: Console) -> None:
+    """Wait until edge, proxy, hub and agent answer.
+
+    Raises:
+        HostError: One does not within two minutes; with its last lines.
+    """
+    from labdock.adapters.agent_api import AgentClient  # noqa: PLC0415  only here
+
+    api = hub_api(instance)
+    agent = AgentClient(instance.agent_socket)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    with console.step("Wait until every part answers") as show:
+        while True:
+            problems: tuple[str, ...] = ()
+            if not instance.agent_socket.exists() or not host.socket_answers(instance.agent_socket):
+                problems = ("the agent does not answer yet",)
+            elif not api.healthy():
+                problems = ("the hub does not answer yet",)
+            else:
+                problems = await agent.health()
+            if not problems:
+                return
+            show("; ".join(problems))
+            stopped = [part for part in await parts_of(instance, engine) if part.status in {"exited", "dead"}]
+            if time.monotonic() > deadline or stopped:
+                part = stopped[0].name if stopped else part_container(instance.name, "hub")
+                raise HostError(
+                    f"Not every part became ready: {'; '.join(problems)}.",
+                    fix="The lines below are the last ones of "
+                    f"{part}; `labdock logs` shows more. Mend the cause and run `labdock up` again.",
+                    details=await engine.last_lines(part),
+                )
+            time.sleep(0.2)  # noqa: ASYNC251  nothing else runs here
+
+
+async def parts_of(instance: Instance, engine: Engine) -> tuple[ContainerFacts, ...]:
+    """The containers of the instance's parts."""
+    return await engine.containers({LABEL_INSTANCE: instance.name, LABEL_ROLE: ROLE_PART})
+
+
+def read_images() -> ImageSet:
+    """The images this version of Labdock needs, from the files it carries."""
+    package = Path(str(package_files("labdock")))
+    folders = {
+        folder.name: {str(path.relative_to(folder)): path.read_bytes() for path in _files(folder)}
+        for folder in sorted((package / "images").iterdir())
+        if folder.is_dir()
+    }
+    source = {
+        str(path.relative_to(package)): path.read_bytes()
+        for path in _files(package)
+        if "images" not in path.relative_to(package).parts and "cli" not in path.relative_to(package).parts
+    }
+    return image_set(folders, source)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: ImageSet) -> Deployment:
+    network = Network(f"{instance.name}-sessions", bridge_name(instance.name), record.subnet)
+    return Deployment(
+        instance=instance.name,
+        config=instance.config,
+        places=instance.places,
+        network=network,
+        images={
+            image.id: images.notebooks[image.base.removeprefix("builtin/")].tag for image in instance.config.images
+        },
+        server_image=images.server.tag,
+        engine_api=facts.api,
+        engine_cpus=facts.cpus,
+        owner_uid=os.geteuid(),
+    )
+
+
+def _compose_text(deployment: Deployment) -> str:
+    from labdock.adapters.yaml_text import to_yaml  # noqa: PLC0415  only here
+
+    head = "# Written by `labdock up`. `docker compose -f` this file works; changes by hand are overwritten.\n"
+    return head + to_yaml(compose(deployment))
+
+
+async def _found(instance: Instance, engine: Engine, wanted: Wanted) -> Found:
+    tags = [recipe.tag for recipe in wanted.recipes()] + [DEBIAN_TAG]
+    present = [tag for tag in tags if await engine.has_image(tag)]
+    place = instance.state
+    try:
+        files = {path: text for path in wanted.files if (text := host.read_text(place / path)) is not None}
+    except PermissionError as error:
+        raise HostError(f"{place} may not be read.", fix="Run as the user who ran `labdock up` first.") from error
+    parts = {
+        part.labels.get("org.labdock.part", ""): (part.image, part.labels.get("org.labdock.settings", ""))
+        for part in await parts_of(instance, engine)
+        if part.status == "running" and part.health != "unhealthy"
+    }
+    return Found(
+        tags=frozenset(present),
+        files=files,
+        folders=frozenset(folder.path for folder in FOLDERS if (place / folder.path).is_dir()),
+        secrets=frozenset(name for name in wanted.secrets if (place / "secrets" / name).is_file()),
+        parts=parts,
+    )

@@ -1,0 +1,381 @@
+"""Config and host facts → the files of one instance: compose.yaml, Caddyfile, the parts' settings."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from labdock.core.config import Config
+from labdock.core.errors import HostError
+from labdock.core.session import (
+    LABEL_INSTANCE,
+    LABEL_ROLE,
+    ROLE_PART,
+    ImageChoice,
+    SharedFolder,
+)
+from labdock.core.site import AgentRules, HubSettings
+
+PARTS = ("agent", "proxy", "hub", "edge")
+"""In the order in which they can do without the next."""
+
+HUB_PORT = 8081
+EDGE_PORT = 8080
+SERVICE_UID = 60_100
+"""Who the hub, proxy and edge run as when Labdock was set up by root; above Debian's ordinary users."""
+
+SECRETS = ("proxy_token", "cookie_secret", "crypt_key", "api_token")
+
+_SUBNETS = tuple(f"10.{second}.{third}.0/20" for second in range(213, 224) for third in range(0, 256, 16))
+"""Where a sessions' network may lie: 4094 addresses each, in a corner that few sites use."""
+
+_LARGE_BODIES = "1GB"
+"""The largest upload; JupyterLab sends files in pieces of 1 MB, notebooks whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The sessions' own network: two fixed addresses, and a range sessions get theirs from."""
+
+    name: str
+    bridge: str
+    subnet: str
+
+    @property
+    def _addresses(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(self.subnet)
+
+    @property
+    def gateway(self) -> str:
+        return str(self._addresses[1])
+
+    @property
+    def proxy_ip(self) -> str:
+        return str(self._addresses[2])
+
+    @property
+    def hub_ip(self) -> str:
+        return str(self._addresses[3])
+
+    @property
+    def session_range(self) -> str:
+        # The upper half: no session is ever given the address of a hub that is down.
+        return str(list(self._addresses.subnets(prefixlen_diff=1))[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things lie on the host, as absolute paths without a closing slash."""
+
+    state: str
+    storage: str
+    engine_socket: str
+
+    @property
+    def homes(self) -> str:
+        return f"{self.storage}/homes"
+
+    @property
+    def names(self) -> str:
+        return f"{self.state}/names"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One instance, decided: what :func:`files` is made from.
+
+    *images* maps a choice's id to the engine's reference; *owner_uid* is who runs ``labdock``.
+    """
+
+    instance: str
+    config: Config
+    places: Places
+    network: Network
+    images: Mapping[str, str]
+    server_image: str
+    engine_api: tuple[int, int]
+    engine_cpus: int
+    owner_uid: int
+
+    @property
+    def service_uid(self) -> int:
+        return self.owner_uid or SERVICE_UID
+
+
+def bridge_name(instance: str) -> str:
+    """The name of *instance*'s bridge on the host: at most 15 characters, as the kernel wants."""
+    return "ld-" + hashlib.sha256(instance.encode()).hexdigest()[:10]
+
+
+def choose_network(instance: str, taken: Iterable[str]) -> Network:
+    """A network for *instance* that overlaps none of the subnets *taken*.
+
+    Raises:
+        HostError: Every candidate overlaps.
+    """
+    used = [ipaddress.ip_network(subnet, strict=False) for subnet in taken]
+    for candidate in _SUBNETS:
+        subnet = ipaddress.ip_network(candidate)
+        if not any(subnet.overlaps(other) for other in used if other.version == 4):
+            return Network(f"{instance}-sessions", bridge_name(instance), candidate)
+    raise HostError(f"All {len(_SUBNETS)} subnets that Labdock may use (10.213.0.0 to 10.223.255.255) are taken.")
+
+
+def shared_folders(site: Deployment) -> tuple[tuple[SharedFolder, ...], tuple[str, ...]]:
+    """The shared folders with their paths on the host, and the names of those that Labdock makes itself."""
+    managed = tuple(folder.name for folder in site.config.storage.shared if folder.path is None)
+    folders = tuple(
+        SharedFolder(folder.name, folder.path or f"{site.places.storage}/shared/{folder.name}", folder.write)
+        for folder in site.config.storage.shared
+    )
+    return folders, managed
+
+
+def image_choices(site: Deployment) -> tuple[ImageChoice, ...]:
+    return tuple(
+        ImageChoice(image.id, image.label, site.images[image.id], image.default) for image in site.config.images
+    )
+
+
+def hub_settings(site: Deployment) -> HubSettings:
+    """What the hub is told."""
+    config = site.config
+    return HubSettings(
+        instance=site.instance,
+        site_name=config.site.name,
+        contact=config.site.contact,
+        public_url=config.site.url,
+        first_admin=config.login.admins[0],
+        admins=config.login.admins,
+        images=image_choices(site),
+        limits=_limits(site),
+        shared=shared_folders(site)[0],
+        homes_root=site.places.homes,
+        names_dir=site.places.names,
+        network=site.network.name,
+        jupyterhub=config.jupyterhub,
+    )
+
+
+def agent_rules(site: Deployment) -> AgentRules:
+    """What the agent lets through."""
+    shared, managed = shared_folders(site)
+    return AgentRules(
+        instance=site.instance,
+        images=image_choices(site),
+        limits=_limits(site),
+        shared=shared,
+        managed_shared=managed,
+        homes_root=site.places.homes,
+        names_dir=site.places.names,
+        network=site.network.name,
+        bridge=site.network.bridge,
+        hub_ip=site.network.hub_ip,
+        proxy_ip=site.network.proxy_ip,
+        service_uid=site.service_uid,
+    )
+
+
+def _limits(site: Deployment) -> Any:
+    limits = site.config.limits
+    if limits.cpus is not None and limits.cpus > site.engine_cpus:
+        # The engine refuses a share of more processors than there are.
+        return replace(limits, cpus=float(site.engine_cpus))
+    return limits
+
+
+def caddyfile(site: Deployment) -> str:
+    """The edge's configuration: everything to the proxy's socket, a page of its own while that is away."""
+    return f"""\
+{{
+	admin off
+	auto_https off
+	persist_config off
+	storage file_system /tmp/caddy
+	log {{
+		level WARN
+	}}
+}}
+
+:{EDGE_PORT} {{
+	request_body {{
+		max_size {_LARGE_BODIES}
+	}}
+	header -Server
+	reverse_proxy unix//run/labdock/edge/proxy.sock {{
+		lb_try_duration 3s
+		lb_try_interval 100ms
+		fail_duration 0
+	}}
+	handle_errors 502 503 504 {{
+		root * /opt/labdock/lib/labdock/hub/static
+		rewrite * /unavailable.html
+		header Retry-After 5
+		header Cache-Control no-store
+		file_server {{
+			status 503
+		}}
+	}}
+}}
+"""
+
+
+def compose(site: Deployment) -> dict[str, Any]:
+    """What Compose is given: four parts, one network."""
+    state = site.places.state
+    rules, settings, caddy = agent_rules(site).to_json(), hub_settings(site).to_json(), caddyfile(site)
+    service_user = f"{site.service_uid}:{site.service_uid}"
+    sessions = site.network
+    return {
+        "name": site.instance,
+        "services": {
+            "agent": _part(
+                site,
+                "agent",
+                rules,
+                {
+                    "network_mode": "host",
+                    "user": "0:0",
+                    "cap_add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"],
+                    "volumes": [
+                        _bind(site.places.engine_socket, "/run/labdock/engine.sock"),
+                        _bind(f"{state}/parts/agent", "/run/labdock/settings", read_only=True),
+                        _bind(f"{state}/agent", "/var/lib/labdock"),
+                        _bind(f"{state}/run/agent", "/run/labdock/agent"),
+                        _bind(site.places.names, site.places.names),
+                        _bind(site.places.storage, site.places.storage),
+                    ],
+                },
+                ["curl", "-fsS", "--unix-socket", "/run/labdock/agent/agent.sock", "http://agent/labdock/health"],
+            ),
+            "proxy": _part(
+                site,
+                "proxy",
+                "",
+                {
+                    "user": service_user,
+                    "networks": {"sessions": {"ipv4_address": sessions.proxy_ip}},
+                    "volumes": [
+                        _bind(f"{state}/secrets/proxy_token", "/run/labdock/secrets/proxy_token", read_only=True),
+                        _bind(f"{state}/run/proxy", "/run/labdock/proxy"),
+                        _bind(f"{state}/run/edge", "/run/labdock/edge"),
+                    ],
+                },
+                ["curl", "-sS", "-o", "/dev/null", "--unix-socket", "/run/labdock/edge/proxy.sock", "http://proxy/"],
+            ),
+            "hub": _part(
+                site,
+                "hub",
+                settings,
+                {
+                    "user": service_user,
+                    "depends_on": {"agent": {"condition": "service_started"}, "proxy": {"condition": "service_started"}},
+                    "networks": {"sessions": {"ipv4_address": sessions.hub_ip}},
+                    "stop_grace_period": "30s",
+                    "volumes": [
+                        _bind(f"{state}/parts/hub", "/run/labdock/settings", read_only=True),
+                        _bind(f"{state}/secrets", "/run/labdock/secrets", read_only=True),
+                        _bind(f"{state}/hub", "/var/lib/labdock"),
+                        _bind(f"{state}/run/agent", "/run/labdock/agent"),
+                        _bind(f"{state}/run/proxy", "/run/labdock/proxy"),
+                    ],
+                },
+                ["curl", "-fsS", "-o", "/dev/null", f"http://127.0.0.1:{HUB_PORT}/hub/health"],
+            ),
+            "edge": _part(
+                site,
+                "edge",
+                caddy,
+                {
+                    "user": service_user,
+                    "networks": ["edge"],
+                    "ports": [f"{site.config.site.listen}:{EDGE_PORT}"],
+                    "volumes": [
+                        _bind(f"{state}/parts/edge", "/run/labdock/settings", read_only=True),
+                        _bind(f"{state}/run/edge", "/run/labdock/edge"),
+                    ],
+                },
+                ["curl", "-sS", "-o", "/dev/null", f"http://127.0.0.1:{EDGE_PORT}/"],
+            ),
+        },
+        "networks": {
+            "edge": {"name": f"{site.instance}-edge", "labels": {LABEL_INSTANCE: site.instance}},
+            "sessions": {
+                "name": sessions.name,
+                "labels": {LABEL_INSTANCE: site.instance},
+                "driver": "bridge",
+                "driver_opts": {
+                    "com.docker.network.bridge.name": sessions.bridge,
+                    # Nobody reaches anybody; the agent's rules then let hub and proxy through.
+                    "com.docker.network.bridge.enable_icc": "false",
+                },
+                "ipam": {
+                    "config": [
+                        {
+                            "subnet": sessions.subnet,
+                            "ip_range": sessions.session_range,
+                            "gateway": sessions.gateway,
+                        }
+                    ]
+                },
+            },
+        },
+    }
+
+
+def part_container(instance: str, part: str) -> str:
+    """The name of the container that runs *part* of *instance*."""
+    return f"{instance}-{part}"
+
+
+def part_files(site: Deployment) -> dict[str, str]:
+    """Settings files by path below the state directory."""
+    return {
+        "parts/agent/agent.json": agent_rules(site).to_json(),
+        "parts/hub/hub.json": hub_settings(site).to_json(),
+        "parts/edge/Caddyfile": caddyfile(site),
+    }
+
+
+def _part(site: Deployment, part: str, settings: str, own: Mapping[str, Any], probe: list[str]) -> dict[str, Any]:
+    """What all parts share, with *own* on top; a changed *settings* text makes Compose replace the part."""
+    # Each probe costs an exec; once a minute keeps an idle stack idle.
+    check: dict[str, Any] = {"test": ["CMD", *probe], "interval": "60s", "timeout": "10s", "retries": 3}
+    if site.engine_api >= (1, 44):  # Docker 25: probes may come quicker while a part starts
+        check |= {"start_period": "60s", "start_interval": "1s"}
+    else:
+        check |= {"start_period": "5s"}
+    return {
+        "image": site.server_image,
+        "command": [part],
+        "container_name": part_container(site.instance, part),
+        "hostname": part,
+        "restart": "unless-stopped",
+        "init": True,
+        "read_only": True,
+        "tmpfs": ["/tmp:mode=1777"],  # noqa: S108  a private one inside the container
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "logging": {"driver": "json-file", "options": {"max-size": "10m", "max-file": "3"}},
+        "labels": {
+            LABEL_INSTANCE: site.instance,
+            LABEL_ROLE: ROLE_PART,
+            "org.labdock.part": part,
+            "org.labdock.settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+        },
+        "healthcheck": check,
+        **own,
+    }
+
+
+def _bind(source: str, target: str, *, read_only: bool = False) -> dict[str, Any]:
+    return {
+        "type": "bind",
+        "source": source,
+        "target": target,
+        "read_only": read_only,
+        "bind": {"create_host_path": False},
+    }

@@ -1,0 +1,146 @@
+"""Facts and wishes → a plan: what ``labdock up`` and ``labdock down`` will do, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from labdock.core.image import DEBIAN_TAG, ImageSet, Recipe
+
+
+class Act(StrEnum):
+    """The kinds of change that a plan may hold."""
+
+    INSTALL_ENGINE = "install-engine"
+    START_ENGINE = "start-engine"
+    GET_DEBIAN = "get-debian"
+    BUILD = "build"
+    MAKE_FOLDER = "make-folder"
+    MAKE_SECRET = "make-secret"  # noqa: S105  the name of an act
+    WRITE = "write"
+    START_PARTS = "start-parts"
+    STOP_SESSION = "stop-session"
+    REMOVE_PARTS = "remove-parts"
+    REMOVE_NETWORKS = "remove-networks"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change: what kind, on what (a path, a tag, a container), and the words for people."""
+
+    act: Act
+    subject: str
+    text: str
+
+
+Plan = tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder below the state directory, with its mode and whether the service user owns it (otherwise root)."""
+
+    path: str
+    mode: int
+    service: bool
+
+
+FOLDERS = (
+    Folder("secrets", 0o700, service=True),
+    Folder("hub", 0o700, service=True),
+    Folder("agent", 0o700, service=False),
+    Folder("names", 0o755, service=False),
+    Folder("parts/agent", 0o755, service=False),
+    Folder("parts/hub", 0o700, service=True),
+    Folder("parts/edge", 0o755, service=False),
+    Folder("run/agent", 0o711, service=False),
+    Folder("run/proxy", 0o700, service=True),
+    Folder("run/edge", 0o700, service=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should be: the images, the files by path below the state, the secrets, what each part runs.
+
+    *parts* maps a part to its image and the digest of its settings.
+    """
+
+    images: ImageSet
+    notebooks: tuple[str, ...]
+    files: Mapping[str, str]
+    secrets: tuple[str, ...]
+    parts: Mapping[str, tuple[str, str]]
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The images to have, each after the one it stands on."""
+        return (
+            self.images.base,
+            *(self.images.notebooks[name] for name in self.notebooks),
+            self.images.server,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is: the tags the engine has, the files, folders and secrets that exist, the parts that run."""
+
+    tags: frozenset[str]
+    files: Mapping[str, str]
+    folders: frozenset[str]
+    secrets: frozenset[str]
+    parts: Mapping[str, tuple[str, str]]
+
+
+def plan_engine(*, answers: bool, installed: bool, with_systemd: bool) -> Plan:
+    """How to get an engine that answers."""
+    if answers:
+        return ()
+    how = "with systemd" if with_systemd else "as a process of its own, since systemd does not run here"
+    start = Step(Act.START_ENGINE, "docker", f"Start the Docker engine {how}")
+    if installed:
+        return (start,)
+    return (Step(Act.INSTALL_ENGINE, "docker.io", "Install the distribution's Docker engine (docker.io)"), start)
+
+
+def plan_up(wanted: Wanted, found: Found) -> Plan:
+    """How to get from *found* to *wanted*; empty when there is nothing to do."""
+    builds = [recipe for recipe in wanted.recipes() if recipe.tag not in found.tags]
+    steps = []
+    if wanted.images.base in builds and DEBIAN_TAG not in found.tags:
+        steps.append(Step(Act.GET_DEBIAN, DEBIAN_TAG, "Get Debian to build on"))
+    steps += [Step(Act.BUILD, recipe.name, f"Build the image {recipe.tag}") for recipe in builds]
+    steps += [
+        Step(Act.MAKE_FOLDER, folder.path, f"Make the folder {folder.path}")
+        for folder in FOLDERS
+        if folder.path not in found.folders
+    ]
+    steps += [
+        Step(Act.MAKE_SECRET, name, f"Make the secret {name}")
+        for name in wanted.secrets
+        if name not in found.secrets
+    ]
+    steps += [
+        Step(Act.WRITE, path, f"Write {path}")
+        for path, text in wanted.files.items()
+        if found.files.get(path) != text
+    ]
+    changed = [part for part, runs in wanted.parts.items() if found.parts.get(part) != runs]
+    if changed:
+        steps.append(Step(Act.START_PARTS, " ".join(changed), f"Start {', '.join(changed)}"))
+    return tuple(steps)
+
+
+def plan_down(*, parts: tuple[str, ...], sessions: tuple[str, ...], everything: bool) -> Plan:
+    """How to stop the parts; with *everything* also people's sessions, and the networks."""
+    stop = tuple(Step(Act.STOP_SESSION, name, f"Stop the session {name}") for name in sessions if everything)
+    remove = (
+        (Step(Act.REMOVE_PARTS, " ".join(parts), f"Stop and remove {', '.join(parts)}"),) if parts else ()
+    )
+    networks = (
+        (Step(Act.REMOVE_NETWORKS, "networks", "Remove the networks and the firewall rules"),)
+        if everything
+        else ()
+    )
+    return stop + remove + networks

@@ -1,0 +1,300 @@
+"""Starts, looks after and stops people's sessions, through the agent's guard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import ClientError
+from jupyterhub.httpclient import fetch
+from jupyterhub.spawner import Spawner
+from jupyterhub.spawner import SpawnException as NotStarted
+from traitlets import Callable as CallableTrait
+from traitlets import Instance
+
+from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.engine import Engine
+from labdock.adapters.engine_body import container_body
+from labdock.core.errors import BadRequestError, LabdockError, StartError
+from labdock.core.session import SESSION_PORT, ImageChoice, SessionSpec, parse_start_request, session_spec
+from labdock.core.site import HubSettings
+from labdock.hub import pages
+
+STOP_GRACE_S = 10
+LOOK_EVERY_S = 0.05
+"""How often a starting session is asked whether Jupyter answers."""
+
+CONTAINER_LOOK_EVERY_S = 1.0
+"""How often it is asked whether its container still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a start: *state* is waiting, running, done or failed; *seconds* once it is over."""
+
+    id: str
+    label: str
+    state: str = "waiting"
+    seconds: float | None = None
+
+
+STEPS = (
+    Step("image", "Find the image"),
+    Step("container", "Make your container"),
+    Step("jupyter", "Wait for Jupyter to answer"),
+)
+
+
+class StartProgress:
+    """The steps of one start, and everybody who watches them."""
+
+    def __init__(self) -> None:
+        self.steps = STEPS
+        self.failure: LabdockError | None = None
+        self._changed = asyncio.Event()
+        self._begun = time.monotonic()
+
+    def begin(self, step: str) -> None:
+        """Close the step that runs and begin *step*."""
+        self._close("done")
+        self._begun = time.monotonic()
+        self._set(step, "running", None)
+
+    def finish(self, failure: LabdockError | None = None) -> None:
+        """Close the step that runs: as failed when there is a *failure*."""
+        self.failure = failure
+        self._close("failed" if failure else "done")
+
+    def event(self) -> dict[str, Any]:
+        """The state of all steps, as the page is sent it."""
+        done = sum(step.state == "done" for step in self.steps)
+        running = next((step.label for step in self.steps if step.state == "running"), "")
+        event: dict[str, Any] = {
+            "progress": 5 + 90 * done // len(self.steps),
+            "message": running or "Your session is starting",
+            "steps": [
+                {"id": s.id, "label": s.label, "state": s.state, "seconds": s.seconds} for s in self.steps
+            ],
+        }
+        if self.failure is not None:
+            event |= {
+                "message": self.failure.message,
+                "cause": self.failure.message,
+                "fix": self.failure.fix,
+                "last_lines": list(self.failure.details),
+            }
+        return event
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The state now, and again after each change, until the start is over."""
+        while True:
+            changed = self._changed
+            yield self.event()
+            if all(step.state in {"done", "failed"} for step in self.steps) or self.failure is not None:
+                return
+            await changed.wait()
+
+    def _close(self, state: str) -> None:
+        for step in self.steps:
+            if step.state == "running":
+                self._set(step.id, state, round(time.monotonic() - self._begun, 2))
+
+    def _set(self, wanted: str, state: str, seconds: float | None) -> None:
+        self.steps = tuple(
+            replace(step, state=state, seconds=seconds) if step.id == wanted else step for step in self.steps
+        )
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
+    """One person's session in a container of its own.
+
+    ``settings``, ``agent``, ``engine`` and ``identity_of`` are given in jupyterhub_config.py.
+    """
+
+    settings = Instance(HubSettings, config=True, help="What the hub was told.")
+    agent = Instance(AgentClient, config=True, help="The agent that knows the people.")
+    engine = Instance(Engine, config=True, help="The engine behind the agent's guard.")
+    identity_of: Callable[[str], str] = CallableTrait(config=True, help="A person's name to their identity.")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_progress = StartProgress()
+        self.container = ""
+
+    # What JupyterHub keeps across a restart of the hub.
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), **({"container": self.container} if self.container else {})}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.container = state.get("container", "")
+
+    def clear_state(self) -> None:
+        super().clear_state()
+        self.container = ""
+
+    # The start form and the REST API.
+
+    def _options_form_default(self) -> Callable[[Spawner], str]:
+        return pages.options_form
+
+    def options_from_form(self, formdata: dict[str, list[str]]) -> dict[str, Any]:
+        return pages.options_from_form(formdata)
+
+    async def apply_user_options(self, spawner: Spawner, user_options: dict[str, Any]) -> None:
+        """Refuse options that make no sense, from the form and the REST API alike."""
+        try:
+            parse_start_request(user_options, self.settings.images)
+        except BadRequestError as error:
+            raise NotStarted(str(error), reason=error.label, status_code=400) from error
+
+    # Start, look, stop.
+
+    async def start(self) -> str:
+        """Start the session; returns its URL when Jupyter answers there.
+
+        Raises:
+            NotStarted: With a plain cause; the container's last lines are on the page and in the log.
+        """
+        progress = self.start_progress = StartProgress()
+        try:
+            url = await self._start(progress)
+        except LabdockError as error:
+            progress.finish(error)
+            self.log.warning(
+                "%s's session did not start: %s%s",
+                self.user.name,
+                error,
+                "".join(f"\n    {line}" for line in error.details),
+            )
+            await self._remove_container()
+            # Lets whoever watches the steps see the cause before the hub closes their stream.
+            await asyncio.sleep(0)
+            raise NotStarted(
+                str(error),
+                reason=error.label,
+                message_html=pages.failure_html(error),
+                status_code=503,
+            ) from error
+        progress.finish()
+        seconds = ", ".join(f"{step.id} {step.seconds} s" for step in progress.steps)
+        self.log.info("%s's session runs in %s (%s)", self.user.name, self.container, seconds)
+        return url
+
+    async def _start(self, progress: StartProgress) -> str:
+        progress.begin("image")
+        image = self._image()
+        person, known = await asyncio.gather(
+            self.agent.person(self.identity_of(self.user.name), self.user.name),
+            self.engine.has_image(image.reference),
+        )
+        if not known:
+            raise StartError(
+                f"The image {image.label!r} ({image.reference}) is not on this machine.",
+                fix="An administrator can make it with `labdock up`.",
+            )
+        progress.begin("container")
+        settings = self.settings
+        spec = session_spec(
+            instance=settings.instance,
+            person=person,
+            server=self.name,
+            admin=self.user.admin,
+            image=image,
+            environment=self.get_env(),
+            homes_root=settings.homes_root,
+            names_dir=settings.names_dir,
+            shared=settings.shared,
+            network=settings.network,
+            limits=settings.limits,
+        )
+        # One left over from a start that a dying hub did not finish would hold the name.
+        await self.engine.remove(spec.name)
+        await self.engine.create(spec.name, container_body(spec))
+        self.container = spec.name
+        await self.engine.start(spec.name)
+        progress.begin("jupyter")
+        url = f"http://{spec.name}:{SESSION_PORT}"
+        await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
+        return url
+
+    def _image(self) -> ImageChoice:
+        request = parse_start_request(self.user_options, self.settings.images)
+        return next(image for image in self.settings.images if image.id == request.image)
+
+    async def _wait_for_jupyter(self, url: str, spec: SessionSpec) -> None:
+        deadline = time.monotonic() + self.start_timeout - STOP_GRACE_S
+        next_look = time.monotonic() + CONTAINER_LOOK_EVERY_S
+        while not await _answers(url):
+            now = time.monotonic()
+            if now > next_look:
+                next_look = now + CONTAINER_LOOK_EVERY_S
+                if await self.poll() is not None:
+                    raise await self._ended_early(spec)
+            if now > deadline:
+                raise StartError(
+                    f"Jupyter did not answer within {self.start_timeout - STOP_GRACE_S} seconds.",
+                    fix="The machine may be very busy: try again. If it stays so, show the lines below to an administrator.",
+                    details=await self.engine.last_lines(spec.name),
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _ended_early(self, spec: SessionSpec) -> StartError:
+        """Why the container ended before Jupyter answered."""
+        ended = await self.agent.ended(spec.name)
+        if ended is None:
+            return StartError("The container was removed while it started.", fix="Try again.")
+        if ended.out_of_memory:
+            memory = (spec.limits.memory_bytes or 0) / 2**30
+            return StartError(
+                f"The session needed more than its {memory:.1f} GiB of memory while starting.",
+                fix="Ask an administrator to raise limits.memory.",
+                details=ended.last_lines,
+            )
+        return StartError(
+            f"The notebook server ended with exit code {ended.exit_code} before it answered.",
+            fix="The lines below are the last ones it printed. A broken file in your home's .jupyter, "
+            ".ipython or .local folder is the usual cause.",
+            details=ended.last_lines,
+        )
+
+    async def poll(self) -> int | None:
+        """None while the container runs, otherwise its exit code (0 when nobody knows it)."""
+        if not self.container:
+            return 0
+        shown = await self.engine.inspect(self.container)
+        if shown is not None and shown["State"]["Status"] in {"created", "running", "paused", "restarting"}:
+            return None
+        ended = await self.agent.ended(self.container)
+        return ended.exit_code if ended is not None else 0
+
+    async def stop(self, now: bool = False) -> None:
+        """Stop the session and remove its container; one that is gone is stopped already."""
+        if self.container:
+            await self.engine.stop(self.container, grace_s=0 if now else STOP_GRACE_S)
+        await self._remove_container()
+
+    async def _remove_container(self) -> None:
+        if self.container:
+            await self.engine.remove(self.container)
+            self.log.info("%s's session in %s is stopped and removed", self.user.name, self.container)
+            self.container = ""
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        async for event in self.start_progress.events():
+            yield event
+
+
+async def _answers(url: str) -> bool:
+    """Whether a notebook server answers at *url*, whatever it says."""
+    try:
+        response = await fetch(url, raise_for_status=False, allow_redirects=False)
+    except (ClientError, OSError, TimeoutError):
+        return False
+    return bool(response.status < 500)

@@ -1,0 +1,73 @@
+"""What a container of the server image runs: ``python -m labdock.parts agent|proxy|hub|edge``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+RUN = Path("/run/labdock")
+SETTINGS = RUN / "settings"
+SECRETS = RUN / "secrets"
+STATE = Path("/var/lib/labdock")
+AGENT_SOCKET = RUN / "agent/agent.sock"
+PROXY_API_SOCKET = RUN / "proxy/api.sock"
+EDGE_SOCKET = RUN / "edge/proxy.sock"
+ENGINE_SOCKET = RUN / "engine.sock"
+
+
+def run_agent() -> None:
+    from labdock.agent.main import serve  # noqa: PLC0415  each part loads its own and no more
+
+    asyncio.run(serve(SETTINGS / "agent.json", STATE, AGENT_SOCKET, ENGINE_SOCKET))
+
+
+def run_proxy() -> None:
+    for path in (PROXY_API_SOCKET, EDGE_SOCKET):
+        # Left behind by a killed predecessor, it would keep this one from listening.
+        path.unlink(missing_ok=True)
+    os.environ["CONFIGPROXY_AUTH_TOKEN"] = (SECRETS / "proxy_token").read_text().strip()
+    _become(
+        "node",
+        "--max-old-space-size=256",
+        "/opt/labdock/proxy/node_modules/.bin/configurable-http-proxy",
+        "--socket",
+        str(EDGE_SOCKET),
+        "--api-socket",
+        str(PROXY_API_SOCKET),
+        # The edge has set X-Forwarded-*; over a Unix socket there is no address to add.
+        "--no-x-forward",
+        "--error-path",
+        str(Path(__file__).parent / "hub/static/errors"),
+        "--log-level",
+        "warn",
+    )
+
+
+def run_hub() -> None:
+    os.environ["JUPYTERHUB_CRYPT_KEY"] = (SECRETS / "crypt_key").read_text().strip()
+    # The service user has no entry in passwd; libraries that ask for a name or a home get one.
+    os.environ |= {"HOME": "/tmp", "LOGNAME": "labdock"}  # noqa: S108  private to the container
+    os.chdir(STATE)
+    _become("jupyterhub", "--config", str(Path(__file__).parent / "hub/jupyterhub_config.py"))
+
+
+def run_edge() -> None:
+    _become("caddy", "run", "--adapter", "caddyfile", "--config", str(SETTINGS / "Caddyfile"))
+
+
+def _become(*command: str) -> None:
+    os.execvp(command[0], command)  # noqa: S606  fixed words; this process becomes the part
+
+
+PARTS: Mapping[str, Callable[[], None]] = {
+    "agent": run_agent,
+    "proxy": run_proxy,
+    "hub": run_hub,
+    "edge": run_edge,
+}
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]]()
