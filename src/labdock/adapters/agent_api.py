@@ -72,12 +72,12 @@ class AgentClient:
             AccountError: The name cannot be used, or the identity was removed.
             HostError: The home cannot be made.
         """
-        data = await self._ask("POST", "/labdock/people", {"identity": identity, "name": name})
+        _, data = await self._ask("POST", "/labdock/people", {"identity": identity, "name": name})
         return Person(**data)
 
     async def people(self) -> tuple[Person, ...]:
         """Everybody registered, in order of uid."""
-        data = await self._ask("GET", "/labdock/people")
+        _, data = await self._ask("GET", "/labdock/people")
         return tuple(Person(**person) for person in data["people"])
 
     async def remove_person(self, identity: str, *, delete_home: bool) -> str:
@@ -88,17 +88,17 @@ class AgentClient:
             HostError: The home cannot be moved or deleted.
         """
         body = {"identity": identity, "home": "delete" if delete_home else "keep"}
-        data = await self._ask("POST", "/labdock/people/remove", body, patience_s=_PATIENCE_REMOVING_S)
+        _, data = await self._ask("POST", "/labdock/people/remove", body, patience_s=_PATIENCE_REMOVING_S)
         return str(data["home"])
 
     async def ended(self, container: str) -> Ended | None:
         """How the last session in *container* ended; None if it did not, or nothing is known."""
-        data = await self._ask("GET", f"/labdock/ended/{quote(container, safe='')}", missing_ok=True)
-        return None if data is None else Ended.from_json(json.dumps(data))
+        status, data = await self._ask("GET", f"/labdock/ended/{quote(container, safe='')}", expected=404)
+        return None if status == 404 else Ended.from_json(json.dumps(data))
 
     async def health(self) -> tuple[str, ...]:
         """What is wrong with the agent's work, a sentence each; empty when all is well."""
-        data = await self._ask("GET", "/labdock/health")
+        _, data = await self._ask("GET", "/labdock/health", expected=503)
         return tuple(data["problems"])
 
     async def _ask(
@@ -107,9 +107,10 @@ class AgentClient:
         path: str,
         body: dict[str, str] | None = None,
         *,
-        missing_ok: bool = False,
+        expected: int | None = None,
         patience_s: float = _PATIENCE_S,
-    ) -> Any:
+    ) -> tuple[int, Any]:
+        """The HTTP status, a good one or the *expected* one, and the JSON value in the answer."""
         timeout = aiohttp.ClientTimeout(total=patience_s)
         try:
             async with (
@@ -124,15 +125,13 @@ class AgentClient:
                 f"The agent does not answer on {self._socket} ({type(error).__name__}).",
                 fix="See: labdock logs agent",
             ) from error
-        if missing_ok and status == 404:
-            return None
         try:
             data = json.loads(text)
-            if status >= 400:
+            if status >= 400 and status != expected:
                 raise _error(data)
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError(f"The agent's answer to {path} makes no sense (HTTP {status}).") from error
-        return data
+        return status, data
 
 
 def _error(data: dict[str, str]) -> LabdockError:

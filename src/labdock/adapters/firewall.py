@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ PROGRAMS = ("iptables", "iptables-legacy", "iptables-nft")
 """Which of them Docker's chains are in depends on the machine."""
 
 _PATIENCE_S = 15
+
+_LOCK = "/run/xtables.lock"
+_OWN_LOCK = "/tmp/labdock-xtables.lock"  # noqa: S108  only where the root file system is read-only
+"""Where iptables-legacy locks when the host's lock is not mounted; the kernel refuses a lost update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ async def run_program(arguments: tuple[str, ...], text: str) -> Finished:
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments[1:],
+        env=os.environ | ({} if os.access(_LOCK, os.W_OK) else {"XTABLES_LOCKFILE": _OWN_LOCK}),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -65,6 +65,7 @@ class Homes:
             for folder in self._shared:
                 # A session that may not write has the folder mounted read-only.
                 mode = 0o2755 if folder.write == "nobody" else 0o2770
+                _make_folder(Path(folder.path).parent, 0o755)
                 _make_shared(Path(folder.path), mode)
             self._write_names()
         except OSError as error:

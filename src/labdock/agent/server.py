@@ -139,7 +139,7 @@ class AgentServer:
         match request.method, request.raw_path:
             case "GET", "/labdock/health":
                 problems = self._problems()
-                return _json({"ok": not problems, "problems": problems})
+                return _json({"ok": not problems, "problems": problems}, 503 if problems else 200)
             case "GET", "/labdock/people":
                 return _json({"people": [asdict(person) for person in self._homes.registry.current()]})
             case "POST", "/labdock/people":
