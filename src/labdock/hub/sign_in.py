@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from argon2.exceptions import VerifyMismatchError
 from jupyterhub.auth import Authenticator
 from jupyterhub.spawner import SpawnException
 from tornado import web
+from tornado.log import app_log
 from traitlets import Any as AnyTrait
 from traitlets import default
 
@@ -29,8 +29,6 @@ from labdock.core.people import NAME_PATTERN
 from labdock.hub.accounts import AccountStore
 
 WRONG = "Wrong name or password."
-
-log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -97,7 +95,7 @@ class SignIn:
         if account is None or stored is None or not right:
             # What was typed as a name may be a password: log it only if it is a name.
             who = account.name if account else "nobody we know"
-            log.warning("Failed sign-in as %s from %s", who, address)
+            app_log.warning("Failed sign-in as %s from %s", who, address)
             return None
         self._limiter = self._limiter.succeeded(address, known_form)
         return account
@@ -120,7 +118,7 @@ class SignIn:
             return False
 
 
-class LocalAuthenticator(Authenticator):
+class LocalAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has no type information
     """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
 
     sign_in: SignIn = AnyTrait(help="The accounts and the pace of tries.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name

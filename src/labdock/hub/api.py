@@ -1,0 +1,138 @@
+"""Labdock's REST API inside JupyterHub: ``/hub/api/labdock/…``, for whoever has the scope ``admin:users``."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from jupyterhub.apihandlers.base import APIHandler
+
+from labdock.core.accounts import UnknownPersonError
+from labdock.core.errors import AccountError, BadRequestError, LabdockError
+from labdock.core.people import check_name
+from labdock.hub.people import MadeLink, People, PeopleMixin, administrators_only, iso_time
+
+
+def api_handlers(people: People) -> list[tuple[Any, ...]]:
+    """The API's handlers, their paths below ``/hub``."""
+    given = {"people": people}
+    return [
+        (r"/api/labdock/users", UsersAPIHandler, given),
+        (r"/api/labdock/users/([^/]+)", UserAPIHandler, given),
+        (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
+        (r"/api/labdock/first-link", FirstLinkAPIHandler, given),
+    ]
+
+
+def _answers(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Turn our errors into the API's: 400 with the field, 404, 409, or 503 with the sentence."""
+
+    @functools.wraps(method)
+    async def answered(self: APIHandler, *args: str) -> None:
+        try:
+            await method(self, *args)
+        except BadRequestError as error:
+            self.answer({"message": str(error), "field": error.field}, 400)
+        except UnknownPersonError as error:
+            self.answer({"message": str(error)}, 404)
+        except AccountError as error:
+            self.answer({"message": str(error)}, 409)
+        except LabdockError as error:
+            self.log.error("%s %s: %s", self.request.method, self.request.path, error)
+            self.answer({"message": str(error)}, 503)
+
+    return answered
+
+
+class _LabdockAPI(PeopleMixin, APIHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """One of our API's handlers: ``/hub/api/labdock/…``."""
+
+    def answer(self, body: Any, status: int = 200) -> None:
+        self.set_status(status)
+        self.finish(json.dumps(body))
+
+    def answer_link(self, made: MadeLink) -> None:
+        body = {"name": made.name, "link": made.url, "expires_at": iso_time(made.expires_at)}
+        self.answer(body, 201)
+
+    def read_body(self, *known: str) -> dict[str, Any]:
+        """The body's JSON object, which may be empty, with *known* keys only.
+
+        Raises:
+            BadRequestError: It is anything else.
+        """
+        try:
+            body = json.loads(self.request.body or b"{}")
+        except ValueError as error:
+            raise BadRequestError("The body is not JSON.", field="body") from error
+        if not isinstance(body, dict):
+            raise BadRequestError("The body is not a JSON object.", field="body")
+        for key in body:
+            if key not in known:
+                fix = f"Known: {', '.join(known)}." if known else "The body must be empty."
+                raise BadRequestError(f"Unknown key {key[:60]!r}.", field=key[:60], fix=fix)
+        return body
+
+
+class UsersAPIHandler(_LabdockAPI):
+    """``GET /api/labdock/users`` tells everybody; ``POST`` with ``{name, admin}`` invites."""
+
+    @administrators_only
+    async def get(self) -> None:
+        self.answer(await self.list_people())
+
+    @administrators_only
+    @_answers
+    async def post(self) -> None:
+        body = self.read_body("name", "admin")
+        name, admin = body.get("name"), body.get("admin", False)
+        if not isinstance(name, str):
+            raise BadRequestError("The name is missing or no text.", field="name")
+        if not isinstance(admin, bool):
+            raise BadRequestError("Whether somebody is an administrator is true or false.", field="admin")
+        try:
+            check_name(name)
+        except AccountError as error:
+            raise BadRequestError(error.message, field="name", fix=error.fix) from error
+        self.check_may_touch(admin=admin)
+        self.answer_link(await self.people.invite(name, admin=admin))
+
+
+class UserAPIHandler(_LabdockAPI):
+    """``DELETE /api/labdock/users/<name>?home=keep|delete`` removes somebody."""
+
+    @administrators_only
+    @_answers
+    async def delete(self, name: str) -> None:
+        home = self.get_query_argument("home", "")
+        if home not in ("keep", "delete"):
+            raise BadRequestError(
+                "What becomes of the home is not said.", field="home", fix="Add ?home=keep or ?home=delete."
+            )
+        kept = await self.remove_person(name, delete_home=home == "delete")
+        self.answer({"name": name, "home": kept})
+
+
+class ResetAPIHandler(_LabdockAPI):
+    """``POST /api/labdock/users/<name>/reset`` makes a link that sets a new password."""
+
+    @administrators_only
+    @_answers
+    async def post(self, name: str) -> None:
+        self.read_body()
+        account = await self.people.get(name)
+        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
+        self.answer_link(await self.people.reset(name))
+
+
+class FirstLinkAPIHandler(_LabdockAPI):
+    """``POST /api/labdock/first-link`` makes the link that signs the first administrator in."""
+
+    @administrators_only
+    @_answers
+    async def post(self) -> None:
+        self.read_body()
+        self.check_may_touch(admin=True)
+        self.answer_link(await self.people.first_link())

@@ -1,0 +1,321 @@
+"""Labdock's pages inside JupyterHub: links, passwords, people, and the start form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.handlers.static import CacheControlStaticFilesHandler
+from jupyterhub.spawner import SpawnException
+from tornado import web
+
+from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
+from labdock.core.errors import AccountError, BadRequestError, LabdockError
+from labdock.core.session import Limits
+from labdock.core.site import HubSettings
+from labdock.hub.accounts import AccountStore
+from labdock.hub.api import api_handlers
+from labdock.hub.people import (
+    Agent,
+    MadeLink,
+    People,
+    PeopleMixin,
+    administrators_only,
+    iso_time,
+    sign_out_everywhere,
+)
+from labdock.hub.sign_in import SignIn
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+UNAVAILABLE_PAGE = STATIC / "unavailable.html"
+"""For the edge to send with status 503 while the hub is away; needs nothing else."""
+
+_parts = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
+
+
+def extra_handlers(settings: HubSettings, sign_in: SignIn, agent: Agent) -> list[tuple[Any, ...]]:
+    """What ``JupyterHub.extra_handlers`` is set to."""
+    people = People(settings, sign_in, agent)
+    return [
+        (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
+        (r"/password", PasswordHandler, {"sign_in": sign_in}),
+        (r"/people", PeopleHandler, {"people": people}),
+        (r"/people/([^/]+)/(reset|remove)", PersonHandler, {"people": people}),
+        (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
+        *api_handlers(people),
+    ]
+
+
+def template_paths() -> list[str]:
+    """What ``JupyterHub.template_paths`` is set to."""
+    return [str(HERE / "templates")]
+
+
+def template_vars(settings: HubSettings, store: AccountStore) -> dict[str, Any]:
+    """What ``JupyterHub.template_vars`` is set to."""
+
+    def needs_password(user: Any) -> bool:
+        account = store.find(user.name) if user else None
+        return account is not None and not account.has_password
+
+    return {"site_name": settings.site_name, "contact": settings.contact, "needs_password": needs_password}
+
+
+def options_form(spawner: Any) -> str:
+    """The start page's fields as HTML: how the last start failed, then the images to choose from.
+
+    Reads of *spawner* its ``settings``, ``user_options`` (the last choice) and ``start_progress.failure``.
+    """
+    settings: HubSettings = spawner.settings
+    offered = [image.id for image in settings.images]
+    chosen = spawner.user_options.get("image")
+    if chosen not in offered:
+        chosen = next((image.id for image in settings.images if image.default), offered[0])
+    return _parts.get_template("start_fields.html").render(
+        images=settings.images,
+        chosen=chosen,
+        limits=limits_in_words(settings.limits),
+        failure=spawner.start_progress.failure,
+    )
+
+
+def options_from_form(form: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The options of a session from the start form's fields, each a list of values; not checked yet."""
+    return {
+        key: values[0] if len(values) == 1 else list(values) for key, values in form.items() if key != "_xsrf"
+    }
+
+
+def not_started(error: LabdockError, *, status_code: int = 503) -> SpawnException:
+    """*error* as the spawner raises it: our words on every page, no traceback in the log."""
+    html = failure_html(error)
+    raised = SpawnException(str(error), reason=error.label, message_html=html, status_code=status_code)
+    # The two that the start page, the waiting page and the event stream read.
+    raised.jupyterhub_message = str(error)
+    raised.jupyterhub_html_message = html
+    return raised
+
+
+def failure_html(error: LabdockError) -> str:
+    """The cause, the way out and the last lines of *error* as HTML."""
+    return _parts.get_template("failure.html").render(failure=error)
+
+
+def limits_in_words(limits: Limits) -> str:
+    """*limits* for a person choosing an image: "4 CPUs, 8 GiB of memory"."""
+    cpus = "all CPUs" if limits.cpus is None else "1 CPU" if limits.cpus == 1 else f"{limits.cpus:g} CPUs"
+    if limits.memory_bytes is None:
+        return f"{cpus}, all memory"
+    gib = limits.memory_bytes / 2**30
+    return f"{cpus}, {gib:g} GiB of memory" if gib >= 1 else f"{cpus}, {gib * 1024:.0f} MiB of memory"
+
+
+class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """``/hub/link/<token>``: GET shows what the link does, POST does it, once."""
+
+    def initialize(self, sign_in: SignIn) -> None:
+        self.sign_in = sign_in
+        # Before anything is logged: whoever reads the log must not get a link that still works.
+        self.request.path = self.request.path.partition("/link/")[0] + "/link/[secret]"
+        self.request.uri = self.request.path
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cache-Control", "no-store")
+
+    async def get(self, token: str) -> None:
+        state, link, account = await self._look_up(token)
+        if state is LinkState.OPEN and link and account:
+            await self._show(link.kind, account)
+        else:
+            await self._refuse(state)
+
+    async def post(self, token: str) -> None:
+        state, link, account = await self._look_up(token)
+        if state is not LinkState.OPEN or link is None or account is None:
+            await self._refuse(state)
+            return
+        hashed = None
+        if link.kind is not LinkKind.SIGNIN:
+            try:
+                hashed = await self.sign_in.hash(
+                    self.get_body_argument("password", "", strip=False), name=account.name
+                )
+            except BadRequestError as error:
+                self.set_status(400)
+                await self._show(link.kind, account, error=str(error))
+                return
+        used = await asyncio.to_thread(
+            self.sign_in.store.use_link, token, now=self.sign_in.now(), password_hash=hashed
+        )
+        if used is None:
+            await self._refuse(LinkState.USED)
+            return
+        user = await self.auth_to_user({"name": used.name, "admin": self.sign_in.is_admin(used)})
+        if hashed is not None:
+            sign_out_everywhere(self.db, user)
+        self.set_login_cookie(user)
+        self.log.info("%s signed in by a link (%s)", used.name, link.kind)
+        self.redirect(self.get_next_url(user), status=303)
+
+    async def _look_up(self, token: str) -> tuple[LinkState, Link | None, Account | None]:
+        state, link, account = await asyncio.to_thread(
+            self.sign_in.store.look_up, token, now=self.sign_in.now()
+        )
+        if account and account.name in self.sign_in.leaving:
+            return LinkState.UNKNOWN, None, None
+        return state, link, account
+
+    async def _show(self, kind: LinkKind, account: Account, error: str = "") -> None:
+        self.finish(await self.render_template("link.html", kind=kind, person=account.name, error=error))
+
+    async def _refuse(self, state: LinkState) -> None:
+        self.set_status(404 if state is LinkState.UNKNOWN else 410)
+        self.finish(await self.render_template("link_closed.html", state=state))
+
+
+class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """``/hub/password``: a person changes their own password, or sets their first one."""
+
+    def initialize(self, sign_in: SignIn) -> None:
+        self.sign_in = sign_in
+
+    @web.authenticated
+    async def get(self) -> None:
+        await self._show(await self._account())
+
+    @web.authenticated
+    async def post(self) -> None:
+        account = await self._account()
+        present = self.get_body_argument("present", "", strip=False)
+        try:
+            if account.has_password and (
+                await self.sign_in.check(account.name, present, self.request.remote_ip or "") is None
+            ):
+                raise BadRequestError("That is not your present password.", field="present")
+            hashed = await self.sign_in.hash(
+                self.get_body_argument("password", "", strip=False), name=account.name
+            )
+        except BadRequestError as error:
+            self.set_status(400)
+            await self._show(account, error=str(error), field=error.field)
+            return
+        except TooManyTriesError as error:
+            self.set_status(429)
+            self.set_header("Retry-After", str(error.wait_s))
+            await self._show(account, error=str(error), field="present")
+            return
+        await asyncio.to_thread(self.sign_in.store.set_password, account.name, hashed, now=self.sign_in.now())
+        sign_out_everywhere(self.db, self.current_user)
+        self.set_login_cookie(self.current_user)
+        self.log.info("%s set a password", account.name)
+        await self._show(await self._account(), done=True)
+
+    async def _account(self) -> Account:
+        account = await self.sign_in.find(self.current_user.name)
+        if account is None:
+            raise web.HTTPError(403, "You have no local account.")
+        return account
+
+    async def _show(self, account: Account, *, error: str = "", field: str = "", done: bool = False) -> None:
+        html = await self.render_template(
+            "password.html", account=account, error=error, field=field, done=done
+        )
+        self.finish(html)
+
+
+class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """``/hub/people``: the list, and the form that invites."""
+
+    @web.authenticated
+    @administrators_only
+    async def get(self) -> None:
+        await self.show_people(removed=self.get_query_argument("removed", ""))
+
+    @web.authenticated
+    @administrators_only
+    async def post(self) -> None:
+        name = self.get_body_argument("name", "")
+        admin = self.get_body_argument("admin", "") == "yes"
+        self.check_may_touch(admin=admin)
+        try:
+            made = await self.people.invite(name, admin=admin)
+        except AccountError as error:
+            self.set_status(409)
+            await self.show_people(error=str(error), typed=name)
+            return
+        await self.show_people(made=made)
+
+    async def show_people(
+        self, *, made: MadeLink | None = None, error: str = "", typed: str = "", removed: str = ""
+    ) -> None:
+        self.set_header("Cache-Control", "no-store")
+        html = await self.render_template(
+            "people.html",
+            people=await self.list_people(),
+            me=self.current_user.name,
+            made=made,
+            made_expires=iso_time(made.expires_at) if made else "",
+            error=error,
+            typed=typed,
+            removed=removed,
+        )
+        self.finish(html)
+
+
+class PersonHandler(PeopleHandler):
+    """``/hub/people/<name>/reset`` and ``/remove``: a new link, and removing with its question first."""
+
+    @web.authenticated
+    @administrators_only
+    async def get(self, name: str, act: str) -> None:
+        if act == "reset":
+            self.redirect(self.hub.base_url + "people")
+            return
+        await self._ask(name)
+
+    @web.authenticated
+    @administrators_only
+    async def post(self, name: str, act: str) -> None:
+        if act == "reset":
+            await self._reset(name)
+        else:
+            await self._remove(name)
+
+    async def _reset(self, name: str) -> None:
+        try:
+            account = await self.people.get(name)
+        except UnknownPersonError as error:
+            raise web.HTTPError(404, str(error)) from error
+        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
+        await self.show_people(made=await self.people.reset(name))
+
+    async def _remove(self, name: str) -> None:
+        home = self.get_body_argument("home", "")
+        if home not in ("keep", "delete"):
+            self.set_status(400)
+            await self._ask(name, error="Choose what becomes of the home.")
+            return
+        try:
+            await self.remove_person(name, delete_home=home == "delete")
+        except UnknownPersonError as error:
+            raise web.HTTPError(404, str(error)) from error
+        except LabdockError as error:
+            self.set_status(409 if isinstance(error, AccountError) else 503)
+            await self._ask(name, error=str(error))
+            return
+        self.redirect(self.hub.base_url + "people?" + urlencode({"removed": name}), status=303)
+
+    async def _ask(self, name: str, error: str = "") -> None:
+        try:
+            account = await self.people.get(name)
+        except UnknownPersonError as unknown:
+            raise web.HTTPError(404, str(unknown)) from unknown
+        self.finish(await self.render_template("remove.html", person=account.name, error=error))

@@ -1,0 +1,242 @@
+"""What administrators do with people: invite, reset, list, remove; for the page and the REST API alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from jupyterhub import orm
+from jupyterhub.scopes import needs_scope
+from jupyterhub.utils import new_token
+from tornado import web
+from tornado.log import app_log
+
+from labdock.core.accounts import Account, LinkKind, UnknownPersonError
+from labdock.core.errors import AccountError, HubError
+from labdock.core.site import HubSettings
+from labdock.hub.sign_in import SignIn
+
+
+STOP_WITHIN_S = 60.0
+"""How long removing somebody waits for each of their sessions to end."""
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def administrators_only(method: _Method) -> _Method:
+    """*method* of a handler for whoever has the scope ``admin:users``; 403 for the others."""
+    guarded: _Method = needs_scope("admin:users")(method)
+    return guarded
+
+
+class Agent(Protocol):
+    """What the pages ask of the agent."""
+
+    async def remove_person(self, identity: str, *, delete_home: bool) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLink:
+    """A fresh link, shown once; ``expires_at`` in Unix seconds."""
+
+    name: str
+    kind: LinkKind
+    url: str
+    expires_at: int
+
+
+class People:
+    """The people of one instance."""
+
+    def __init__(self, settings: HubSettings, sign_in: SignIn, agent: Agent) -> None:
+        self.settings = settings
+        self.sign_in = sign_in
+        self._store = sign_in.store
+        self._agent = agent
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> People:
+        """Itself: traitlets copies every configured value, the agent's connection among them."""
+        return self
+
+    async def everybody(self) -> tuple[Account, ...]:
+        """All accounts by name."""
+        return await asyncio.to_thread(self._store.everybody)
+
+    async def get(self, name: str) -> Account:
+        """The account called *name*.
+
+        Raises:
+            UnknownPersonError: There is none.
+        """
+        account = await asyncio.to_thread(self._store.find, name)
+        if account is None:
+            raise UnknownPersonError(f"There is nobody called {name!r}.")
+        return account
+
+    async def invite(self, name: str, *, admin: bool) -> MadeLink:
+        """A new account called *name*, and the link by which its holder sets a password.
+
+        Raises:
+            AccountError: Somebody has the name, or it cannot be one.
+        """
+        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.sign_in.now())
+        app_log.info("Invited %s%s", name, " as administrator" if admin else "")
+        return await self._link(name, LinkKind.INVITE)
+
+    async def reset(self, name: str) -> MadeLink:
+        """A link by which *name* sets a new password; the invitation anew for who never used theirs.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+        """
+        account = await self.get(name)
+        return await self._link(name, LinkKind.INVITE if account.activated_at is None else LinkKind.RESET)
+
+    async def first_link(self) -> MadeLink:
+        """A link that signs the first administrator in; makes the account if it is missing."""
+        name = self.settings.first_admin
+        account = await asyncio.to_thread(self._store.find, name)
+        if account is None:
+            await asyncio.to_thread(self._store.add, name, admin=True, now=self.sign_in.now())
+        elif not account.admin:
+            await asyncio.to_thread(self._store.make_admin, name)
+        return await self._link(name, LinkKind.SIGNIN)
+
+    async def check_may_go(self, name: str, *, asked_by: str) -> Account:
+        """The account called *name*, if *asked_by* may remove it.
+
+        Raises:
+            UnknownPersonError: There is none.
+            AccountError: It is one's own, the last administrator's, or is being removed already.
+        """
+        account = await self.get(name)
+        if name == asked_by:
+            raise AccountError("You cannot remove yourself.", fix="Ask another administrator.")
+        is_admin = self.sign_in.is_admin
+        if is_admin(account) and not any(is_admin(a) and a.name != name for a in await self.everybody()):
+            raise AccountError(f"{name!r} is the last administrator.", fix="Invite another one first.")
+        if name in self.sign_in.leaving:
+            raise AccountError(f"{name!r} is being removed already.", fix="Wait a moment.")
+        return account
+
+    async def forget(self, account: Account, *, delete_home: bool) -> str:
+        """Remove *account*, whose sessions have ended; where its home is kept, or "" if it was deleted.
+
+        The agent goes first: if it fails, the account is still there to try again.
+        """
+        home = await self._agent.remove_person(account.identity, delete_home=delete_home)
+        await asyncio.to_thread(self._store.remove, account.name)
+        app_log.info("Removed %s; home %s", account.name, f"kept at {home}" if home else "deleted")
+        return home
+
+    async def _link(self, name: str, kind: LinkKind) -> MadeLink:
+        token, expires_at = await asyncio.to_thread(self._store.make_link, name, kind, now=self.sign_in.now())
+        app_log.info("Made a link (%s) for %s", kind, name)
+        # The public address, never the request's Host: whoever sends that could choose where tokens go.
+        url = f"{self.settings.public_url.rstrip('/')}/hub/link/{token}"
+        return MadeLink(name, kind, url, expires_at)
+
+
+def iso_time(unix_s: int) -> str:
+    """*unix_s* as ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+
+
+def sign_out_everywhere(db: Any, user: Any) -> None:
+    """End every browser's sign-in of *user*; running sessions and tokens made by hand stay."""
+    user.cookie_id = new_token()
+    for token in list(user.api_tokens):
+        # JupyterHub's own client holds sessions' and hand-made tokens; the others are browsers at sessions.
+        if token.client_id != "jupyterhub":
+            db.delete(token)
+    db.commit()
+
+
+class PeopleMixin:
+    """What the page and the API share: both are JupyterHub handlers with ``people``."""
+
+    people: People
+
+    def initialize(self, people: People) -> None:
+        self.people = people
+
+    def check_may_touch(self: Any, *, admin: bool) -> None:
+        """Let administrators' accounts be made and reset by administrators and services alone.
+
+        A role may give somebody else the scope ``admin:users``; that must not be a way to become one.
+        """
+        if admin and self.current_user.kind != "service" and not self.current_user.admin:
+            raise web.HTTPError(403, "Only administrators may do this to administrators.")
+
+    async def list_people(self: Any) -> list[dict[str, Any]]:
+        """Everybody as the REST API tells it, by name; times in ISO 8601, UTC."""
+        accounts = await self.people.everybody()
+        known = {user.name: user for user in self.db.query(orm.User)}
+        return [self._told(account, known.get(account.name)) for account in accounts]
+
+    def _told(self: Any, account: Account, user: orm.User | None) -> dict[str, Any]:
+        seen = user.last_activity if user is not None else None
+        # Only people with a session, or who asked for a page, are in memory.
+        spawners = self.users[user].spawners.values() if user is not None and user.id in self.users else ()
+        session = "none"
+        if any(spawner.pending for spawner in spawners):
+            session = "pending"
+        elif any(spawner.ready for spawner in spawners):
+            session = "running"
+        return {
+            "name": account.name,
+            "admin": self.people.sign_in.is_admin(account),
+            "state": account.state,
+            "created_at": iso_time(account.created_at),
+            "last_activity": seen.replace(tzinfo=UTC, microsecond=0).isoformat() if seen else None,
+            "session": session,
+        }
+
+    async def remove_person(self: Any, name: str, *, delete_home: bool) -> str:
+        """End *name*'s sessions, tokens and sign-ins, and remove the account; where the home is kept, or "".
+
+        Raises:
+            UnknownPersonError: There is no such account.
+            AccountError: It must not go.
+            HubError: A session did not stop; the account is still there.
+        """
+        account = await self.people.check_may_go(name, asked_by=self.current_user.name)
+        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
+        leaving = self.people.sign_in.leaving
+        leaving.add(name)
+        try:
+            user = self.find_user(name)
+            if user is not None:
+                sign_out_everywhere(self.db, user)
+                for server_name in list(user.spawners):
+                    await self._stop(user, server_name)
+            home: str = await self.people.forget(account, delete_home=delete_home)
+            if user is not None:
+                await user.delete_spawners()
+                # With it go the tokens that are left.
+                self.users.delete(user)
+        finally:
+            leaving.discard(name)
+        return home
+
+    async def _stop(self: Any, user: Any, server_name: str) -> None:
+        spawner = user.spawners[server_name]
+        deadline = time.monotonic() + STOP_WITHIN_S
+        start = spawner._spawn_future
+        if spawner.pending in ("spawn", "check") and start is not None:
+            start.cancel()
+            await asyncio.wait([start], timeout=STOP_WITHIN_S)
+        stopping = spawner._stop_future
+        if stopping is None and spawner.active:
+            stopping = await self.stop_single_user(user, server_name)
+        if stopping is not None:
+            await asyncio.wait([stopping], timeout=max(0.0, deadline - time.monotonic()))
+        if spawner.active:
+            raise HubError(
+                f"The session of {user.name!r} did not stop within {STOP_WITHIN_S:.0f} seconds.",
+                fix="Nobody was removed; try again.",
+            )
