@@ -1,0 +1,657 @@
+"""Every setting of ``labdock.yaml``, declared once: unit, default, help, example and rule.
+
+The same declaration feeds the parser here and the reference page, the JSON Schema and the
+commented sample of ``config_docs``, so they cannot drift apart.
+
+``parse`` takes a tree of nodes that know where they stand and returns a ``Config``, or refuses
+with every problem at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from labdock.core.errors import AccountError, ConfigError
+from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, check_name
+from labdock.core.session import Limits
+from labdock.core.settings import (
+    Findings,
+    Items,
+    ListOf,
+    Node,
+    Plain,
+    Problem,
+    Reading,
+    Record,
+    Scalar,
+    Traits,
+    Value,
+    Wrong,
+    choice,
+    describe,
+    flag,
+    join,
+    line_of_text,
+    settings_of,
+    text_value,
+    type_of,
+    value_of,
+    whole_number,
+)
+
+# The rules for single values. Each is a JSON Schema too; what that cannot say is checked in code.
+
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_IPV6 = r"\[[0-9A-Fa-f:.]{2,45}\]"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+# The last label is not all digits, so that a mistyped IPv4 address is not taken for a name.
+_HOST_NAME = rf"(?=[^:/]{{1,253}}(?:[:/]|$))(?:{_LABEL}\.)*(?![0-9]+(?:[:/]|$)){_LABEL}"
+_URL = rf"https?://(?:{_IPV4}|{_IPV6}|{_HOST_NAME})(?::{_PORT})?/?"
+_LISTEN = rf"(?:{_IPV4}|{_IPV6}):{_PORT}"
+_SYSTEM_FOLDERS = (
+    r"/(?:(?:proc|sys|dev|run|boot|etc|root|var/run|var/lib/docker)(?:/|$)|var/?$|var/lib/?$|usr/?$)"
+)
+_FOLDER = rf"(?!{_SYSTEM_FOLDERS})(?:/(?!\.{{1,2}}(?:/|$))[^/\u0000-\u001f\u007f\ud800-\udfff]+)+/?"
+_SIZE = r"(?!0+(?:\.0+)?[KMGT])[0-9]{1,6}(?:\.[0-9]{1,3})?[KMGT]"
+_ANY_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(?:i?b)?\s*", re.IGNORECASE)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_MOST_BYTES = 2**60
+_MOST_UNITS = 999_999
+_SHORT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_IMAGE_ID = r"[a-z0-9][a-z0-9-]{0,29}"
+
+_SIZE_UNIT = "bytes, or K, M, G, T in powers of 1024 (1G is 1,073,741,824 bytes)"
+_LEAST_MEMORY = 128 * 2**20
+_LEAST_SHM = 2**20
+
+RESERVED_TRAITS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("spawner_class", "authenticator_class", "proxy_class"),
+        "Labdock brings its own; set traits of the parts instead.",
+    ),
+    **dict.fromkeys(
+        ("cleanup_servers", "cleanup_proxy", "should_start"),
+        "Labdock sets it so that sessions go on when the hub restarts.",
+    ),
+    **dict.fromkeys(
+        ("auth_token", "cookie_secret", "cookie_secret_file", "api_tokens", "service_tokens"),
+        "Labdock keeps the secrets in its state directory.",
+    ),
+    **dict.fromkeys(
+        (
+            "api_url",
+            "bind_url",
+            "hub_bind_url",
+            "hub_connect_url",
+            "hub_connect_ip",
+            "hub_ip",
+            "hub_port",
+            "hub_routespec",
+            "ip",
+            "port",
+            "base_url",
+            "public_url",
+        ),
+        "Labdock wires the parts together; the public address is site.url, the port is in site.listen.",
+    ),
+    **dict.fromkeys(("ssl_key", "ssl_cert", "internal_ssl"), "The hub speaks plain HTTP behind the edge."),
+    **dict.fromkeys(
+        ("admin_users", "allowed_users", "allow_all", "allow_existing_users", "auto_login", "admin_access"),
+        "Administrators are in login.admins; people are added with: labdock users add NAME",
+    ),
+    **dict.fromkeys(("cmd", "notebook_dir"), "Labdock fixes what a session runs, and where."),
+    **dict.fromkeys(("cpu_limit", "mem_limit"), "Use the section limits."),
+}
+"""Traits that the escape hatch may not touch, in any class, and the way out for each."""
+
+
+def _size(least_bytes: int, *, or_none: bool) -> Value:
+    """A kind that takes a size, as text with a unit or as whole bytes."""
+    words = 'a size such as 8G, or "none"' if or_none else "a size such as 8G"
+    pattern = re.compile(_SIZE)
+
+    def read(value: Plain) -> object | Wrong:
+        if or_none and value == "none":
+            return None
+        if isinstance(value, str) and pattern.fullmatch(value):
+            size_bytes = int(Decimal(value[:-1]) * _UNITS[value[-1]])
+        elif isinstance(value, int) and not isinstance(value, bool):
+            size_bytes = value
+        else:
+            loose = _ANY_SIZE.fullmatch(value) if isinstance(value, str) else None
+            near = f"{loose[1]}{loose[2].upper()}" if loose else ""
+            hint = f"Write {near}." if pattern.fullmatch(near) else "K, M, G and T are powers of 1024."
+            return Wrong(f"is not {words}", hint)
+        if size_bytes < least_bytes:
+            hint = f"A plain number is bytes; did you mean {value}G?" if isinstance(value, int) else ""
+            return Wrong(f"is less than {format_size(least_bytes)}, the least that works", hint)
+        if size_bytes > _MOST_BYTES:
+            return Wrong(f"is more than {format_size(_MOST_BYTES)}")
+        return size_bytes
+
+    text = {"type": "string", "pattern": f"^(?:{_SIZE}{'|none' if or_none else ''})$"}
+    number = {"type": "integer", "minimum": least_bytes, "maximum": _MOST_BYTES}
+    return Value(
+        words,
+        {"anyOf": [text, number]},
+        read,
+        lambda size: "none" if size is None else format_size(size),
+    )
+
+
+def _cpus(least: float, most: float) -> Value:
+    words = f'a number of cores from {least} to {most}, or "none"'
+
+    def read(value: Plain) -> object | Wrong:
+        if value == "none":
+            return None
+        # The comparison is also false for "not a number".
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            return Wrong(f"is not {words}")
+        return float(value)
+
+    schema = {"anyOf": [{"type": "number", "minimum": least, "maximum": most}, {"const": "none"}]}
+    return Value(words, schema, read, _plain_cpus)
+
+
+def _plain_cpus(cpus: float | None) -> Plain:
+    if cpus is None:
+        return "none"
+    return int(cpus) if cpus.is_integer() else cpus
+
+
+def _read_person_name(value: Plain) -> object | Wrong:
+    if not isinstance(value, str):
+        return Wrong(f"is {type_of(Scalar(value))}, not a person's name", "Put it in quotes.")
+    try:
+        return check_name(value)
+    except AccountError as error:
+        return Wrong("cannot be a person's name", error.fix)
+
+
+def _valid_ipv6(address: str) -> bool:
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _read_url(text: str) -> object | Wrong:
+    """*text* in its one canonical form: lower case, no final slash, no port that the scheme implies."""
+    scheme, _, place = text.rstrip("/").lower().partition("://")
+    bracketed = re.match(r"\[(.*)\]", place)
+    if bracketed and not _valid_ipv6(bracketed[1]):
+        return Wrong("does not hold an IPv6 address between the brackets")
+    return f"{scheme}://{place.removesuffix(f':{_SCHEME_PORTS[scheme]}')}"
+
+
+_SCHEME_PORTS = {"http": 80, "https": 443}
+
+
+def _url_hint(text: str) -> str:
+    """The address that somebody may have meant by *text*, if there is one in it."""
+    scheme, found, rest = text.partition("://")
+    if not found:
+        scheme, rest = "http", text
+    near = f"{scheme.lower()}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
+    if re.fullmatch(_URL, near):
+        return f"Write {near} (a path, a query or a user's name cannot be part of it)."
+    return "Write http:// or https://, a host, and a port if need be."
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """An IP address and TCP port of this machine; prints as ``127.0.0.1:8000`` or ``[::1]:8000``."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def _read_listen(text: str) -> object | Wrong:
+    address, _, port = text.rpartition(":")
+    address = address.strip("[]").lower()
+    if ":" in address and not _valid_ipv6(address):
+        return Wrong("does not hold an IPv6 address between the brackets")
+    return Listen(address, int(port))
+
+
+def _listen_for(url: str) -> Listen | Wrong:
+    """Where to listen for *url* when nobody said: only for plain HTTP on the machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    fix = (
+        "Say where: behind a reverse proxy that brings HTTPS, write site.listen: 127.0.0.1:8000 "
+        "and let the proxy forward there."
+    )
+    if parts.scheme == "https":
+        return Wrong("needs a reverse proxy that brings HTTPS, and site.listen is not given", fix)
+    if not _is_loopback(host):
+        return Wrong("would open the site to the network without HTTPS, and site.listen is not given", fix)
+    return Listen("127.0.0.1" if host == "localhost" else host, parts.port or _SCHEME_PORTS[parts.scheme])
+
+
+_URL_VALUE = text_value(
+    "the address of a site, such as https://gpu.example.edu", _URL, hint=_url_hint, convert=_read_url
+)
+_LISTEN_VALUE = text_value(
+    "an IP address and a port, such as 127.0.0.1:8000",
+    _LISTEN,
+    hint="Write 127.0.0.1:8000 for this machine alone, 0.0.0.0:8000 for all its networks.",
+    convert=_read_listen,
+    restore=str,
+)
+_FOLDER_VALUE = text_value(
+    "the absolute path of a folder that may be used",
+    _FOLDER,
+    hint="Write a path that begins with /, without . or .. in it, and outside the folders of the system.",
+    convert=lambda path: path.rstrip("/"),
+    optional=True,
+)
+_PERSON_VALUE = Value(
+    "a person's name",
+    {
+        "type": "string",
+        "pattern": f"^(?:{NAME_PATTERN.pattern})$",
+        "not": {"enum": sorted(RESERVED_NAMES)},
+    },
+    _read_person_name,
+)
+
+
+# The sections.
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the site is called and where it is reached; *url* has no path and no final slash."""
+
+    name: str = field(
+        default="Labdock",
+        metadata=describe(
+            line_of_text(80),
+            help="Name of the site, on every page and in every message.",
+            example="Vision Lab",
+        ),
+    )
+    url: str = field(
+        default="http://127.0.0.1:8000",
+        metadata=describe(
+            _URL_VALUE,
+            help="Address that people type into the browser: http or https, a host, and a port if need be. "
+            "An https address needs a reverse proxy in front that brings the certificate.",
+            example="https://gpu.example.edu",
+        ),
+    )
+    listen: Listen = field(
+        default=Listen("127.0.0.1", 8000),
+        metadata=describe(
+            _LISTEN_VALUE,
+            help="IP address and port of this machine where the site is published, by plain HTTP. "
+            "It must be given when the host of url is not this machine itself, or url is https: "
+            "nothing is opened to the network unless this line says so.",
+            example="127.0.0.1:8000",
+            derived="the host and port of url, when that is plain HTTP on this machine (127.0.0.1:8000)",
+        ),
+    )
+    contact: str = field(
+        default="",
+        metadata=describe(
+            line_of_text(200, may_be_empty=True),
+            help="Whom people ask for help: an e-mail address or a few words. "
+            "Shown on the sign-in and error pages.",
+            example="admin@example.edu",
+        ),
+    )
+
+
+def _finish_site(reading: Reading) -> None:
+    if "listen" in reading.given or "url" not in reading.values:
+        return
+    listen = _listen_for(reading.values["url"])
+    if isinstance(listen, Wrong):
+        reading.refuse("url", listen.message, listen.hint)
+    else:
+        reading.values["listen"] = listen
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How people sign in, and who administers."""
+
+    method: str = field(
+        default="local",
+        metadata=describe(
+            choice(
+                "local",
+                not_yet=dict.fromkeys(
+                    ("github", "gitlab", "google", "oidc", "ldap"),
+                    "This version of Labdock knows local accounts only: write local.",
+                ),
+            ),
+            help="How people sign in. The method local means accounts of this site, "
+            "with a password that people set themselves by an invitation link.",
+            example="local",
+        ),
+    )
+    admins: tuple[str, ...] = field(
+        default=("admin",),
+        metadata=describe(
+            ListOf(_PERSON_VALUE, named="name", at_least=1),
+            help="Names of the people who administer the site. "
+            "The first sign-in link is for the first of them.",
+            example=["mia", "sam"],
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A folder that everybody sees at ``/shared/<name>``; *path* is None when Labdock makes it."""
+
+    name: str = field(
+        metadata=describe(
+            text_value(
+                "a folder's name: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
+                _SHORT_NAME,
+            ),
+            help="Name of the folder below /shared, as sessions see it.",
+            example="datasets",
+        )
+    )
+    path: str | None = field(
+        default=None,
+        metadata=describe(
+            _FOLDER_VALUE,
+            help="Absolute path of a folder of this machine that exists already.",
+            example="/data",
+            derived="a folder that Labdock makes below the storage root",
+        ),
+    )
+    write: str = field(
+        default="nobody",
+        metadata=describe(
+            choice("nobody", "admins", "everybody"),
+            help="Who may write into it: nobody, admins or everybody. All may read.",
+            example="admins",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Where people's files live; *root* is None for a folder inside the state directory."""
+
+    root: str | None = field(
+        default=None,
+        metadata=describe(
+            _FOLDER_VALUE,
+            help="Absolute path of the folder that holds everybody's home. "
+            "Put it on the disk with the space.",
+            example="/srv/labdock",
+            derived="a folder inside the state directory",
+        ),
+    )
+    shared: tuple[Shared, ...] = field(
+        default=(),
+        metadata=describe(
+            ListOf(Record(settings_of(Shared), Shared), named="name", unique=lambda folder: folder.name),
+            help="Folders that everybody sees below /shared.",
+            example=[{"name": "datasets", "path": "/data", "write": "admins"}],
+        ),
+    )
+
+
+def _finish_storage(reading: Reading) -> None:
+    root = reading.values.get("root")
+    for index, folder in enumerate(reading.values.get("shared", ())):
+        if root is None or folder.path is None:
+            continue
+        if f"{root}/".startswith(f"{folder.path}/") or f"{folder.path}/".startswith(f"{root}/"):
+            shared = reading.given["shared"]
+            assert isinstance(shared, Items)  # noqa: S101  # folders were read, so it was a list
+            wrong = Wrong(
+                f"and storage.root {root} lie one inside the other, so people would see each other's homes",
+                "Leave path out, and Labdock makes the folder; or give one outside the root.",
+            )
+            path = f"{join(reading.path, 'shared')}[{index}].path"
+            reading.findings.add(value_of(shared.nodes[index], "path"), path, wrong, show=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """Declares the section ``limits``; what is read is ``core.session.Limits``, with its defaults."""
+
+    cpus: float | None = field(
+        default=Limits().cpus,
+        metadata=describe(
+            _cpus(0.1, 4096),
+            unit="cores",
+            help="The most processor time one session may use at a time; none takes the limit off.",
+            example=8,
+        ),
+    )
+    memory: int | None = field(
+        default=Limits().memory_bytes,
+        metadata=describe(
+            _size(_LEAST_MEMORY, or_none=True),
+            unit=_SIZE_UNIT,
+            help="The most memory one session may use; none takes the limit off.",
+            example="64G",
+            attribute="memory_bytes",
+        ),
+    )
+    shm: int = field(
+        default=Limits().shm_bytes,
+        metadata=describe(
+            _size(_LEAST_SHM, or_none=False),
+            unit=_SIZE_UNIT,
+            help="Size of /dev/shm, through which the worker processes of PyTorch's DataLoader "
+            "pass their data. It counts towards memory, and cannot be more.",
+            example="16G",
+            attribute="shm_bytes",
+        ),
+    )
+    pids: int = field(
+        default=Limits().pids,
+        metadata=describe(
+            whole_number(64, 4_194_304),
+            unit="processes and threads",
+            help="The most processes and threads one session may have.",
+            example=4096,
+        ),
+    )
+
+
+def _finish_limits(reading: Reading) -> None:
+    memory, shm = reading.values.get("memory"), reading.values.get("shm")
+    if memory is None or shm is None or shm <= memory:
+        return
+    size = format_size(memory)
+    if "shm" in reading.given:
+        reading.refuse("shm", f"is more than limits.memory, {size}", f"Write shm: {size} or less.")
+    else:
+        fact = f"is less than limits.shm, {format_size(shm)} by default"
+        reading.refuse("memory", fact, f"Add shm: {size} or less.")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A notebook image that people may choose; of the images in a ``Config`` exactly one is the default."""
+
+    id: str = field(
+        metadata=describe(
+            text_value("an id: 1 to 30 of a-z, 0-9 and '-', the first a letter or digit", _IMAGE_ID),
+            help="Short name of the image: in addresses, in the engine's image names and in logs.",
+            example="cpu",
+        )
+    )
+    label: str = field(
+        default="",
+        metadata=describe(
+            line_of_text(80),
+            help="What people read when they choose.",
+            example="Python (CPU)",
+            derived="the id",
+        ),
+    )
+    base: str = field(
+        default="builtin/cpu",
+        metadata=describe(
+            choice("builtin/cpu"),
+            help="What the image is built from. The base builtin/cpu is Python with JupyterLab.",
+            example="builtin/cpu",
+        ),
+    )
+    default: bool = field(
+        default=False,
+        metadata=describe(
+            flag(),
+            help="Whether it is the one chosen until somebody chooses another. "
+            "At most one image is; if none is, it is the first.",
+            example=True,
+        ),
+    )
+
+
+def _finish_images(
+    node: Items, path: str, images: tuple[Image, ...], findings: Findings
+) -> tuple[Image, ...]:
+    chosen = [index for index, image in enumerate(images) if image.default]
+    for index in chosen[1:]:
+        wrong = Wrong(f"is a second default, beside {path}[{chosen[0]}]", "Keep it with one image.")
+        findings.add(value_of(node.nodes[index], "default"), f"{path}[{index}].default", wrong)
+    default = chosen[0] if chosen else 0
+    return tuple(
+        replace(image, label=image.label or image.id, default=index == default)
+        for index, image in enumerate(images)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that ``labdock.yaml`` can say; ``Config()`` is what holds without a file."""
+
+    site: Site = field(
+        default=Site(),
+        metadata=describe(
+            Record(settings_of(Site), Site, _finish_site),
+            help="What the site is called and where it is reached.",
+            example={"name": "Vision Lab"},
+        ),
+    )
+    login: Login = field(
+        default=Login(),
+        metadata=describe(
+            Record(settings_of(Login), Login),
+            help="How people sign in, and who administers.",
+            example={"admins": ["mia"]},
+        ),
+    )
+    storage: Storage = field(
+        default=Storage(),
+        metadata=describe(
+            Record(settings_of(Storage), Storage, _finish_storage),
+            help="Where people's files live.",
+            example={"root": "/srv/labdock"},
+        ),
+    )
+    limits: Limits = field(
+        default=Limits(),
+        metadata=describe(
+            Record(settings_of(LimitSettings), Limits, _finish_limits),
+            help="The most one session may use.",
+            example={"memory": "64G"},
+        ),
+    )
+    images: tuple[Image, ...] = field(
+        default=(Image(id="cpu", label="Python (CPU)", default=True),),
+        metadata=describe(
+            ListOf(
+                Record(settings_of(Image), Image),
+                named="id",
+                unique=lambda image: image.id,
+                at_least=1,
+                finish=_finish_images,
+            ),
+            help="Images that people may choose from when they start a session.",
+            example=[{"id": "cpu", "label": "Python (CPU)", "default": True}],
+        ),
+    )
+    jupyterhub: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict,
+        metadata=describe(
+            Traits(RESERVED_TRAITS),
+            help="Escape hatch: plain JupyterHub configuration, class name to trait to value. "
+            "What Labdock needs for itself is refused. Labdock cannot check the rest.",
+            example={"JupyterHub": {"active_server_limit": 20}},
+        ),
+    )
+
+
+DECLARATION = Record(settings_of(Config), Config)
+"""The whole file as one record: what ``config_docs`` describes."""
+
+
+def find_problems(node: Node) -> tuple[Problem, ...]:
+    """Everything that is wrong in the file whose top level is *node*, in the order of the file."""
+    findings = Findings()
+    DECLARATION.read(node, "", findings)
+    return findings.in_order()
+
+
+def parse(node: Node, *, file: str = "labdock.yaml") -> Config:
+    """The configuration in the file whose top level is *node*; what is not given has its default.
+
+    *file* is the file's name as the messages show it. An empty file is ``Scalar(None)``.
+
+    Raises:
+        ConfigError: Something is wrong; *details* has every problem, one a line, in the order of the file.
+    """
+    findings = Findings()
+    config = DECLARATION.read(node, "", findings)
+    if isinstance(config, Config):
+        return config
+    raise refusal(file, findings.in_order())
+
+
+def refusal(file: str, problems: tuple[Problem, ...]) -> ConfigError:
+    """The error that tells of *problems* in *file*."""
+    number = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError(
+        f"{file} has {number}.",
+        fix="Nothing was changed.",
+        details=tuple(problem.text(file) for problem in problems),
+    )
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """*config* as plain nested values, every setting written out; ``parse(node_of(dump(c))) == c``."""
+    plain: dict[str, Any] = DECLARATION.plain(config)
+    return plain
+
+
+def format_size(size_bytes: int) -> str | int:
+    """*size_bytes* in the largest unit that says it exactly (``8G``); the number itself if none does."""
+    for unit, factor in reversed(_UNITS.items()):
+        if size_bytes and size_bytes % factor == 0 and size_bytes // factor <= _MOST_UNITS:
+            return f"{size_bytes // factor}{unit}"
+    return size_bytes

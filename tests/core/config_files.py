@@ -1,0 +1,169 @@
+"""Made-up files for the tests of the configuration: valid ones, nearly valid ones, and any tree at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from labdock.core.config import DECLARATION
+from labdock.core.settings import Entry, Items, Node, Record, Scalar, Table
+
+Files = st.SearchStrategy[dict[str, Any]]
+
+lines_of_text = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40
+)
+names = st.from_regex(r"[a-z][a-z0-9]{0,8}(?:[._-][a-z0-9]{1,5})?", fullmatch=True).filter(
+    lambda name: name not in {"root", "lab", "nobody", "daemon"}
+)
+ports = st.integers(1, 65535)
+local_urls = st.builds(
+    "http://{}{}".format,
+    st.sampled_from(["localhost", "127.0.0.1", "127.8.9.10", "[::1]"]),
+    st.one_of(st.just(""), st.just("/"), ports.map(":{}".format)),
+)
+public_urls = st.builds(
+    "{}://{}{}".format,
+    st.sampled_from(["http", "https"]),
+    st.sampled_from(["gpu.example.edu", "GPU", "192.0.2.7", "[2001:db8::1]", "1.example"]),
+    st.one_of(st.just(""), ports.map(":{}".format)),
+)
+listens = st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "0.0.0.0", "[::1]", "[::]"]), ports)  # noqa: S104  # text only
+plain_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def some_of(**values: st.SearchStrategy[Any]) -> Files:
+    """Mappings with some of the keys."""
+    return st.fixed_dictionaries({}, optional=values)
+
+
+def _sites() -> Files:
+    text = {"name": lines_of_text, "contact": st.just("") | lines_of_text}
+    local = some_of(url=local_urls, listen=listens, **text)
+    public = st.fixed_dictionaries({"url": public_urls, "listen": listens}, optional=text)
+    return local | public
+
+
+def _limits() -> Files:
+    memories: list[dict[str, Any]] = [
+        {},
+        {"memory": "none"},
+        {"memory": "none", "shm": "16G"},
+        {"memory": "64G", "shm": "16.25G"},
+        {"memory": 2**40},
+        {"shm": "8G"},
+    ]
+    others = some_of(
+        cpus=st.just("none") | st.integers(1, 512) | st.floats(0.1, 512), pids=st.integers(64, 100_000)
+    )
+    return st.tuples(st.sampled_from(memories), others).map(lambda drawn: {**drawn[0], **drawn[1]})
+
+
+def _images(ids: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    images = [
+        st.fixed_dictionaries(
+            {"id": st.just(id)}, optional={"label": lines_of_text, "base": st.just("builtin/cpu")}
+        )
+        for id in ids
+    ]
+    default = st.sampled_from([None, *range(len(ids))])
+    return st.tuples(st.tuples(*images), default).map(
+        lambda drawn: [
+            {**image, "default": index == drawn[1]} if drawn[1] is not None else image
+            for index, image in enumerate(drawn[0])
+        ]
+    )
+
+
+def _shared(folders: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    return st.tuples(
+        *(
+            st.fixed_dictionaries(
+                {"name": st.just(name)},
+                optional={
+                    "path": st.sampled_from([None, "/mnt/data", "/mnt/data/", f"/mnt/ü {name}"]),
+                    "write": st.sampled_from(["nobody", "admins", "everybody"]),
+                },
+            )
+            for name in folders
+        )
+    ).map(list)
+
+
+def good_files() -> Files:
+    """Files that are taken, as plain values: sections and settings present or not, written in many ways."""
+    identifiers = st.from_regex(r"[A-Z][a-z]{1,8}", fullmatch=True)
+    return some_of(
+        site=_sites(),
+        login=some_of(method=st.just("local"), admins=st.lists(names, min_size=1, max_size=3, unique=True)),
+        storage=some_of(
+            root=st.sampled_from([None, "/srv/labdock", "/srv/a b/"]),
+            shared=st.lists(names, max_size=3, unique=True).flatmap(_shared),
+        ),
+        limits=_limits(),
+        images=st.lists(
+            st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True), min_size=1, max_size=3, unique=True
+        ).flatmap(_images),
+        jupyterhub=st.dictionaries(
+            identifiers,
+            st.dictionaries(identifiers, plain_values, max_size=2),
+            max_size=2,
+        ),
+    )
+
+
+def _known_words(record: Record) -> set[str]:
+    words: set[str] = set()
+    for setting in record.settings:
+        inner = getattr(setting.kind, "kind", setting.kind)
+        words |= {setting.key} | (_known_words(inner) if isinstance(inner, Record) else set())
+    return words
+
+
+def trees() -> st.SearchStrategy[Node]:
+    """Any tree at all, with many words that mean something, repeated keys and keys that are no text."""
+    words = st.sampled_from(
+        [*sorted(_known_words(DECLARATION)), "none", "8G", "local", "builtin/cpu", "JupyterHub", "/srv"]
+    )
+    leaves = st.builds(
+        Scalar,
+        st.none() | st.booleans() | st.integers() | st.floats() | words | st.text(max_size=6),
+        st.integers(0, 9),
+        st.integers(0, 9),
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.builds(Items, st.lists(inner, max_size=4).map(tuple))
+            | st.builds(Table, st.lists(st.builds(Entry, leaves | inner, inner), max_size=5).map(tuple))
+        ),
+        max_leaves=25,
+    )
+
+
+def almost_files() -> st.SearchStrategy[Any]:
+    """Files made of the right keys with values from a pool of good, bad and odd ones, as plain values."""
+    single = [None, True, 0, 1, -3, 64, 0.5, 8.25, 2**27, "", "A b"]
+    words = ["none", "local", "8G", "0G", "8g", "cpu", "root", "ada", "admins", "builtin/cpu"]
+    urls = ["http://localhost:8000", "http://x/y", "127.0.0.1:8000"]
+    paths = ["/", "/srv/x", "/etc/x", "/a/../b", "a/../b", "//a"]
+    lists = [[], [1], ["ada"], ["ada", "ada"], [{"id": "a"}], [{"name": "a"}], [{"name": "a", "path": "b"}]]
+    traits = [{}, {"a": 1}, {"a b": {}}, {"JupyterHub": {"ip": "x"}}, {"JupyterHub": {"db_url": "x"}}]
+    odd = st.sampled_from([*single, *words, *urls, *paths, *lists, *traits])
+
+    def record(kind: Record) -> st.SearchStrategy[Any]:
+        optional = {
+            s.key: odd if not isinstance(s.kind, Record) else odd | record(s.kind) for s in kind.settings
+        }
+        return st.fixed_dictionaries({}, optional={**optional, "extra": odd})
+
+    return odd | record(DECLARATION)
