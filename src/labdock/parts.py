@@ -1,8 +1,7 @@
-"""What a container of the server image runs: ``python -m labdock.parts agent|proxy|hub|edge``."""
+"""What a container of the server image runs: ``python -m labdock.parts agent|proxy|hub|edge|clean``."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,10 +17,17 @@ EDGE_SOCKET = RUN / "edge/proxy.sock"
 ENGINE_SOCKET = RUN / "engine.sock"
 
 
-def run_agent() -> None:
-    from labdock.agent.main import serve  # noqa: PLC0415  each part loads its own and no more
+def run_agent(*options: str) -> None:
+    from labdock.agent.main import main  # noqa: PLC0415  each part loads its own and no more
 
-    asyncio.run(serve(SETTINGS / "agent.json", STATE, AGENT_SOCKET, ENGINE_SOCKET))
+    rules, data = ("--rules", str(SETTINGS / "agent.json")), ("--data", str(STATE))
+    where = ("--socket", str(AGENT_SOCKET), "--engine", str(ENGINE_SOCKET))
+    sys.exit(main((*rules, *data, *where, *options)))
+
+
+def run_clean() -> None:
+    """Take the instance's firewall rules away, when it is taken down for good."""
+    run_agent("--remove-network-rules")
 
 
 def run_proxy() -> None:
@@ -67,6 +73,7 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "proxy": run_proxy,
     "hub": run_hub,
     "edge": run_edge,
+    "clean": run_clean,
 }
 
 if __name__ == "__main__":

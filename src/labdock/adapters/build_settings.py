@@ -48,9 +48,7 @@ def read_build_settings(
     cafile = f"cafile={BUNDLE}\n" if bundle.is_file() else ""
     files["etc/npmrc"] = (cafile + _lines(npm, "=")).encode()
     arguments = {
-        name: value
-        for name, value in environment.items()
-        if name.lower() in _PROXY_VARIABLES and value
+        name: value for name, value in environment.items() if name.lower() in _PROXY_VARIABLES and value
     }
     told = {**{f"pip {k}": v for k, v in pip.items()}, **{f"npm {k}": v for k, v in npm.items()}}
     return BuildSettings(
@@ -126,7 +124,9 @@ def _pip_settings() -> dict[str, str]:
     for line in _output(sys.executable, "-m", "pip", "config", "list").splitlines():
         match = re.match(r"^[^.]+\.([a-z-]+)='(.*)'$", line)
         if match and match[1] in _PIP_KEYS:
-            words = [word for word in match[2].replace("\\n", " ").split() if not word.startswith(("file:", "/"))]
+            words = [
+                word for word in match[2].replace("\\n", " ").split() if not word.startswith(("file:", "/"))
+            ]
             if words:
                 found[match[1]] = " ".join(words)
     return found

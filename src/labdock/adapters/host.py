@@ -58,7 +58,9 @@ def write_file(path: Path, text: str, *, mode: int, uid: int | None = None) -> N
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}.", fix="Nothing was changed there.") from error
+        raise HostError(
+            f"{path} cannot be written: {error.strerror}.", fix="Nothing was changed there."
+        ) from error
 
 
 def make_folder(path: Path, *, mode: int, uid: int | None = None) -> None:

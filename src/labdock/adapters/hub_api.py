@@ -63,7 +63,8 @@ class HubApi:
             raise HubError(_message(error)) from error
         except URLError as error:
             raise HubError(
-                f"The hub does not answer at {self._url} ({error.reason}).", fix="`labdock status` tells what runs."
+                f"The hub does not answer at {self._url} ({error.reason}).",
+                fix="`labdock status` tells what runs.",
             ) from error
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import unescape
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -164,7 +164,7 @@ class Visitor:
 
     async def _expect_name(self, name: str) -> None:
         page = await self._page("GET", "/hub/home")
-        if f'/hub/api/users/{name}' not in page and f">{name}<" not in page and name not in page:
+        if f"/hub/api/users/{name}" not in page and f">{name}<" not in page and name not in page:
             raise HubError(f"The home page does not show {name} as signed in.")
         self.name = name
 
@@ -178,10 +178,14 @@ class Visitor:
     async def _page(self, method: str, path: str, *, form: dict[str, str] | None = None) -> str:
         address = path if "://" in path else self._url + path
         try:
-            async with self._http.request(method, address, data=form, headers={"Referer": self._url}) as response:
+            async with self._http.request(
+                method, address, data=form, headers={"Referer": self._url}
+            ) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise HubError(f"{urlsplit(address).path} does not answer ({error or type(error).__name__}).") from error
+            raise HubError(
+                f"{urlsplit(address).path} does not answer ({error or type(error).__name__})."
+            ) from error
         if response.status >= 400:
             raise HubError(f"{urlsplit(address).path} answered {response.status}: {_plain(text)}")
         return text
@@ -204,7 +208,9 @@ class Visitor:
         timeout = aiohttp.ClientTimeout(total=None)
         async with self._http.get(address, headers=headers, timeout=timeout) as response:
             if response.status >= 400:
-                raise HubError(f"The start's progress answered {response.status}: {_plain(await response.text())}")
+                raise HubError(
+                    f"The start's progress answered {response.status}: {_plain(await response.text())}"
+                )
             async for line in response.content:
                 if line.startswith(b"data: "):
                     yield json.loads(line.removeprefix(b"data: "))
@@ -216,10 +222,10 @@ def _xsrf(page: str) -> str:
     Raises:
         HubError: There is no form.
     """
-    found = re.search(r'name="_xsrf"\s+value="([^"]*)"', page)
+    found = re.search(r'name="_xsrf"\s+value="([^"]*)"', page) or re.search(r'[?&;]_xsrf=([^"&]+)', page)
     if found is None:
         raise HubError(f"There is no form on the page: {_plain(page)}")
-    return unescape(found[1])
+    return unquote(unescape(found[1]))
 
 
 def _plain(text: str) -> str:

@@ -43,7 +43,10 @@ def examine(chosen: Chosen, environment: Mapping[str, str]) -> list[Finding]:
     try:
         instance = find_instance(chosen, environment)
     except LabdockError as error:
-        return [*findings, Finding("configuration", False, "; ".join((error.message, *error.details)), error.fix)]
+        return [
+            *findings,
+            Finding("configuration", False, "; ".join((error.message, *error.details)), error.fix),
+        ]
     where = str(instance.config_path) if instance.config_path else "no file: defaults"
     findings.append(Finding("configuration", True, where))
     findings.append(_socket(engine_socket(environment)))
@@ -81,7 +84,9 @@ def _socket(path: Path) -> Finding:
         return Finding("engine", False, error.message, error.fix)
     if answers:
         return Finding("engine", True, f"answers at {path}")
-    return Finding("engine", False, f"nobody answers at {path}", "`labdock up` as root installs and starts it.")
+    return Finding(
+        "engine", False, f"nobody answers at {path}", "`labdock up` as root installs and starts it."
+    )
 
 
 async def _engine_and_instance(instance: Instance) -> list[Finding]:
@@ -91,15 +96,22 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
             facts = await engine.facts()
         except LabdockError as error:
             return [Finding("engine version", False, error.message, error.fix)]
-        findings.append(Finding("engine version", True, f"Docker {facts.version}, API {facts.api[0]}.{facts.api[1]}"))
+        findings.append(
+            Finding("engine version", True, f"Docker {facts.version}, API {facts.api[0]}.{facts.api[1]}")
+        )
         findings += _disk(Path(facts.root_dir), instance)
         if instance.record is None:
-            return [*findings, Finding("instance", False, f"there is none in {instance.state}", "Run `labdock up`.")]
+            return [
+                *findings,
+                Finding("instance", False, f"there is none in {instance.state}", "Run `labdock up`."),
+            ]
         parts = {part.labels.get("org.labdock.part"): part for part in await parts_of(instance, engine)}
         for part in PARTS:
             seen = f"{parts[part].status} {parts[part].health}".strip() if part in parts else "not there"
             ok = part in parts and parts[part].status == "running" and parts[part].health != "unhealthy"
-            findings.append(Finding(part, ok, seen, f"Run `labdock up`; `labdock logs {part}` shows what it said."))
+            findings.append(
+                Finding(part, ok, seen, f"Run `labdock up`; `labdock logs {part}` shows what it said.")
+            )
     findings += await _agent(instance)
     findings.append(_hub(instance))
     findings.append(_secrets(instance))
@@ -114,7 +126,12 @@ def _disk(root: Path, instance: Instance) -> list[Finding]:
     ):
         free = host.free_bytes(path)
         found.append(
-            Finding(name, free >= needed, f"{free / 2**30:.1f} GiB free at {path}", f"Make room: at least {needed / 2**30:.0f} GiB.")
+            Finding(
+                name,
+                free >= needed,
+                f"{free / 2**30:.1f} GiB free at {path}",
+                f"Make room: at least {needed / 2**30:.0f} GiB.",
+            )
         )
     return found
 
@@ -135,7 +152,9 @@ def _hub(instance: Instance) -> Finding:
     except LabdockError as error:
         return Finding("site", False, error.message, error.fix)
     listen = instance.config.site.listen
-    return Finding("site", healthy, f"{'answers' if healthy else 'does not answer'} at {listen}", "`labdock logs hub`")
+    return Finding(
+        "site", healthy, f"{'answers' if healthy else 'does not answer'} at {listen}", "`labdock logs hub`"
+    )
 
 
 def _secrets(instance: Instance) -> Finding:
@@ -145,6 +164,8 @@ def _secrets(instance: Instance) -> Finding:
         return Finding("secrets", True, "not readable by you")
     loose = [path.name for path in sorted(folder.iterdir()) if path.stat().st_mode & 0o077]
     return Finding(
-        "secrets", not loose, f"readable by others: {', '.join(loose)}" if loose else "readable by their owner alone",
+        "secrets",
+        not loose,
+        f"readable by others: {', '.join(loose)}" if loose else "readable by their owner alone",
         f"chmod 600 {folder}/*",
     )

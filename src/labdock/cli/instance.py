@@ -30,10 +30,18 @@ class Record:
     storage: str
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"instance": self.instance, "subnet": self.subnet, "config": self.config, "storage": self.storage},
-            indent=2,
-        ) + "\n"
+        return (
+            json.dumps(
+                {
+                    "instance": self.instance,
+                    "subnet": self.subnet,
+                    "config": self.config,
+                    "storage": self.storage,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,8 @@ def engine_socket(environment: Mapping[str, str]) -> Path:
         return Path(named.removeprefix("unix://"))
     if named:
         raise HostError(
-            f"DOCKER_HOST is {named}.", fix="Labdock serves the machine it runs on: unset it, or name a unix:// socket."
+            f"DOCKER_HOST is {named}.",
+            fix="Labdock serves the machine it runs on: unset it, or name a unix:// socket.",
         )
     system = Path("/var/run/docker.sock")
     own = Path(environment.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
@@ -126,7 +135,9 @@ def read_record(state: Path) -> Record | None:
     except PermissionError as error:
         raise HostError(f"{state} may not be read.", fix="Run as the user who ran `labdock up`.") from error
     except (ValueError, TypeError) as error:
-        raise HostError(f"{state / RECORD} is damaged ({error}).", fix="Bring it back from a backup.") from error
+        raise HostError(
+            f"{state / RECORD} is damaged ({error}).", fix="Bring it back from a backup."
+        ) from error
 
 
 def _config_path(chosen: Chosen, record: Record | None) -> Path | None:

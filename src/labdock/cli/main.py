@@ -95,12 +95,26 @@ def _instance_name(context: click.Context, parameter: click.Parameter, value: st
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labdock")
-@click.option("--state", type=click.Path(path_type=Path, file_okay=False), help="State directory. Default: /var/lib/labdock for root, ~/.local/share/labdock for others.")
-@click.option("--instance", callback=_instance_name, help="Name of the instance; several live on one engine. Default: labdock.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file. Default: the one used last, or ./labdock.yaml.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="State directory. Default: /var/lib/labdock for root, ~/.local/share/labdock for others.",
+)
+@click.option(
+    "--instance",
+    callback=_instance_name,
+    help="Name of the instance; several live on one engine. Default: labdock.",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration file. Default: the one used last, or ./labdock.yaml.",
+)
 @click.option("--verbose", is_flag=True, help="Show every line of the work, and tracebacks.")
 @click.pass_context
-def cli(context: click.Context, state: Path | None, instance: str | None, config: Path | None, verbose: bool) -> None:
+def cli(
+    context: click.Context, state: Path | None, instance: str | None, config: Path | None, verbose: bool
+) -> None:
     """One GPU server, the whole lab: a shared notebook server on this machine."""
     context.obj = Context(Chosen(state, instance, config), verbose=verbose)
 
@@ -148,7 +162,10 @@ def init(
             **({"listen": listen} if listen else {}),
             "contact": answer(contact, "Whom people write to (e-mail)", ""),
         },
-        "login": {"admins": list(admins) or answer(None, "Administrators (comma between)", "admin").replace(",", " ").split()},
+        "login": {
+            "admins": list(admins)
+            or answer(None, "Administrators (comma between)", "admin").replace(",", " ").split()
+        },
         "limits": {
             "memory": answer(memory, "Memory for one session", "8G"),
             "cpus": _number(answer(cpus, "Processors for one session", "4")),
@@ -214,7 +231,9 @@ async def _up(engine: Engine, instance: Instance, console: Console) -> None:
         console.say(f"Labdock runs at {url}")
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
-            console.say("Next: open the link. Then `labdock users add NAME` invites somebody; `labdock verify` proves it all works.")
+            console.say(
+                "Next: open the link. Then `labdock users add NAME` invites somebody; `labdock verify` proves it all works."
+            )
         else:
             console.say("Next: `labdock users add NAME` invites somebody; `labdock status` shows what runs.")
 
@@ -241,7 +260,12 @@ def down(context: Context, everything: bool, as_json: bool, yes: bool, dry_run: 
     console.confirm("Do that?", yes=yes)
     with host.lock(instance.state / ".lock"):
         with_engine(lambda engine: take_down(engine, instance, plan, console), instance)
-    console.facts({"stopped": [step.subject for step in plan]}, lambda: console.say("Stopped. Homes, accounts and settings are kept. Next: `labdock up` starts it again."))
+    console.facts(
+        {"stopped": [step.subject for step in plan]},
+        lambda: console.say(
+            "Stopped. Homes, accounts and settings are kept. Next: `labdock up` starts it again."
+        ),
+    )
 
 
 @cli.command()
@@ -277,13 +301,25 @@ def status(context: Context, as_json: bool) -> None:
 @cli.command()
 @click.argument("who", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with each new line.")
-@click.option("--lines", "-n", default=100, show_default=True, type=click.IntRange(1, 100_000), help="How many lines back.")
+@click.option(
+    "--lines",
+    "-n",
+    default=100,
+    show_default=True,
+    type=click.IntRange(1, 100_000),
+    help="How many lines back.",
+)
 @pass_context
 def logs(context: Context, who: str | None, follow: bool, lines: int) -> None:
     """Show what a part (agent, proxy, hub, edge) or a person's session printed; without a name, all parts."""
     console = context.console()
     instance = context.instance()
-    if who is not None and who not in PARTS and with_engine(lambda engine: last_words(engine, instance, who, lines, console), instance) and not follow:
+    if (
+        who is not None
+        and who not in PARTS
+        and with_engine(lambda engine: last_words(engine, instance, who, lines, console), instance)
+        and not follow
+    ):
         return
     with_engine(lambda engine: follow_logs(engine, instance, who, lines, console, follow=follow), instance)
 
@@ -326,7 +362,12 @@ def users_add(context: Context, name: str, admin: bool, as_json: bool) -> None:
     """Make an account and print its invitation link."""
     console = context.console(as_json=as_json)
     made = up_module.hub_api(context.instance()).add_user(name, admin=admin)
-    console.facts(made, lambda: _say_link(console, f"{name} is invited. Send this link (once, until {made['expires_at']}):", made))
+    console.facts(
+        made,
+        lambda: _say_link(
+            console, f"{name} is invited. Send this link (once, until {made['expires_at']}):", made
+        ),
+    )
 
 
 @users.command("list")
@@ -341,7 +382,13 @@ def users_list(context: Context, as_json: bool) -> None:
         lambda: console.table(
             ("Name", "Administrator", "State", "Session", "Last seen"),
             (
-                (p["name"], "yes" if p["admin"] else "", p["state"], p["session"], p["last_activity"] or "never")
+                (
+                    p["name"],
+                    "yes" if p["admin"] else "",
+                    p["state"],
+                    p["session"],
+                    p["last_activity"] or "never",
+                )
                 for p in people
             ),
         ),
@@ -356,7 +403,9 @@ def users_reset(context: Context, name: str, as_json: bool) -> None:
     """Print a link with which NAME sets a new password."""
     console = context.console(as_json=as_json)
     made = up_module.hub_api(context.instance()).reset_user(name)
-    console.facts(made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made))
+    console.facts(
+        made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made)
+    )
 
 
 @users.command("remove")
@@ -366,7 +415,9 @@ def users_reset(context: Context, name: str, as_json: bool) -> None:
 @yes_option
 @dry_run_option
 @pass_context
-def users_remove(context: Context, name: str, home: str | None, as_json: bool, yes: bool, dry_run: bool) -> None:
+def users_remove(
+    context: Context, name: str, home: str | None, as_json: bool, yes: bool, dry_run: bool
+) -> None:
     """Remove an account, end its sessions and sign-ins; ask what becomes of the home."""
     console = context.console(as_json=as_json)
     home = home or home_question(name, yes=yes)
@@ -376,7 +427,12 @@ def users_remove(context: Context, name: str, home: str | None, as_json: bool, y
     console.confirm(f"Remove {name} and {home} the home?", yes=yes)
     done = up_module.hub_api(context.instance()).remove_user(name, home=home)
     kept = f"The home is kept in {done['home']}." if done["home"] else "The home is deleted."
-    console.facts(done, lambda: console.say(f"{name} is removed. {kept if done['home'] or home == 'delete' else 'There was no home.'}"))
+    console.facts(
+        done,
+        lambda: console.say(
+            f"{name} is removed. {kept if done['home'] or home == 'delete' else 'There was no home.'}"
+        ),
+    )
 
 
 def _say_link(console: Console, text: str, made: dict[str, Any]) -> None:

@@ -16,7 +16,14 @@ from labdock.cli.up import parts_of, run_compose, wait_until_ready
 from labdock.core.compose import PARTS, part_container
 from labdock.core.errors import EngineError, HostError, LabdockError
 from labdock.core.lifecycle import Act, Plan, plan_down
-from labdock.core.session import LABEL_IMAGE, LABEL_INSTANCE, LABEL_PERSON, LABEL_ROLE, ROLE_SESSION, container_name
+from labdock.core.session import (
+    LABEL_IMAGE,
+    LABEL_INSTANCE,
+    LABEL_PERSON,
+    LABEL_ROLE,
+    ROLE_SESSION,
+    container_name,
+)
 
 STOP_GRACE_S = 10
 
@@ -81,7 +88,11 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
     facts = await engine.facts()
     found = {part.labels.get("org.labdock.part"): part for part in await parts_of(instance, engine)}
     parts = [
-        {"part": part, "status": found[part].status if part in found else "not there", "health": found[part].health if part in found else ""}
+        {
+            "part": part,
+            "status": found[part].status if part in found else "not there",
+            "health": found[part].health if part in found else "",
+        }
         for part in PARTS
     ]
     problems: tuple[str, ...] = ()
@@ -113,8 +124,12 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
 
 def show_status(found: dict[str, Any], console: Console) -> None:
     """The status for people."""
-    console.say(f"{found['instance']} at {found['url']}  (Docker {found['engine']}, state in {found['state']})\n")
-    console.table(("Part", "Status", "Health"), ((p["part"], p["status"], p["health"]) for p in found["parts"]))
+    console.say(
+        f"{found['instance']} at {found['url']}  (Docker {found['engine']}, state in {found['state']})\n"
+    )
+    console.table(
+        ("Part", "Status", "Health"), ((p["part"], p["status"], p["health"]) for p in found["parts"])
+    )
     console.say()
     if found["sessions"]:
         console.table(
@@ -146,7 +161,9 @@ async def last_words(engine: Engine, instance: Instance, person: str, count: int
     for line in ended.last_lines[-count:]:
         console.say(line)
     why = ", out of memory" if ended.out_of_memory else ""
-    console.note(f"The session ended {ended.ended_at:%Y-%m-%d %H:%M:%S %Z} with exit code {ended.exit_code}{why}.")
+    console.note(
+        f"The session ended {ended.ended_at:%Y-%m-%d %H:%M:%S %Z} with exit code {ended.exit_code}{why}."
+    )
     return True
 
 
@@ -157,7 +174,9 @@ async def follow_logs(
     if who is None:
         names = {part: part_container(instance.name, part) for part in PARTS}
     else:
-        names = {who: part_container(instance.name, who) if who in PARTS else container_name(instance.name, who)}
+        names = {
+            who: part_container(instance.name, who) if who in PARTS else container_name(instance.name, who)
+        }
     prefix = len(names) > 1
 
     async def show(label: str, name: str) -> None:
@@ -184,5 +203,6 @@ def home_question(name: str, *, yes: bool) -> str:
     """
     if yes or not sys.stdin.isatty():
         raise click.UsageError(f"What becomes of the home of {name}? Add --home keep or --home delete.")
-    return str(click.prompt(f"The home of {name}", type=click.Choice(["keep", "delete"]), default="keep", err=True))
-
+    return str(
+        click.prompt(f"The home of {name}", type=click.Choice(["keep", "delete"]), default="keep", err=True)
+    )

@@ -30,7 +30,14 @@ from labdock.core.compose import (
     part_files,
 )
 from labdock.core.errors import HostError
-from labdock.core.image import DEBIAN_REGISTRY_IMAGE, DEBIAN_RELEASE, DEBIAN_TAG, HOST_PREFIX, ImageSet, image_set
+from labdock.core.image import (
+    DEBIAN_REGISTRY_IMAGE,
+    DEBIAN_RELEASE,
+    DEBIAN_TAG,
+    HOST_PREFIX,
+    ImageSet,
+    image_set,
+)
 from labdock.core.lifecycle import FOLDERS, Act, Found, Plan, Step, Wanted, plan_engine, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
 
@@ -186,7 +193,10 @@ class Applier:
                 case Act.MAKE_SECRET:
                     # 32 random bytes in hex, which is also what JupyterHub wants for keys.
                     host.write_file(
-                        place / "secrets" / step.subject, secrets.token_hex(32) + "\n", mode=0o600, uid=service
+                        place / "secrets" / step.subject,
+                        secrets.token_hex(32) + "\n",
+                        mode=0o600,
+                        uid=service,
                     )
                 case Act.WRITE:
                     self._write(step.subject, service)
@@ -363,7 +373,8 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         places=instance.places,
         network=network,
         images={
-            image.id: images.notebooks[image.base.removeprefix("builtin/")].tag for image in instance.config.images
+            image.id: images.notebooks[image.base.removeprefix("builtin/")].tag
+            for image in instance.config.images
         },
         server_image=images.server.tag,
         engine_api=facts.api,
@@ -375,7 +386,9 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
 def _compose_text(deployment: Deployment) -> str:
     from labdock.adapters.yaml_text import to_yaml  # noqa: PLC0415  only here
 
-    head = "# Written by `labdock up`. `docker compose -f` this file works; changes by hand are overwritten.\n"
+    head = (
+        "# Written by `labdock up`. `docker compose -f` this file works; changes by hand are overwritten.\n"
+    )
     return head + to_yaml(compose(deployment))
 
 
@@ -386,7 +399,9 @@ async def _found(instance: Instance, engine: Engine, wanted: Wanted) -> Found:
     try:
         files = {path: text for path in wanted.files if (text := host.read_text(place / path)) is not None}
     except PermissionError as error:
-        raise HostError(f"{place} may not be read.", fix="Run as the user who ran `labdock up` first.") from error
+        raise HostError(
+            f"{place} may not be read.", fix="Run as the user who ran `labdock up` first."
+        ) from error
     parts = {
         part.labels.get("org.labdock.part", ""): (part.image, part.labels.get("org.labdock.settings", ""))
         for part in await parts_of(instance, engine)

@@ -66,7 +66,11 @@ def verify(instance: Instance, *, image: str | None, console: Console) -> dict[s
     ok = asyncio.run(_verify(instance.config.site.url, api, name, image, report))
     result = {"ok": ok, "steps": [asdict(proof) for proof in report.proofs]}
     seconds = sum(proof.seconds for proof in report.proofs)
-    words = f"It works: {len(report.proofs)} steps in {seconds:.1f} s." if ok else "It does not work. Next: `labdock logs hub`, `labdock doctor`."
+    words = (
+        f"It works: {len(report.proofs)} steps in {seconds:.1f} s."
+        if ok
+        else "It does not work. Next: `labdock logs hub`, `labdock doctor`."
+    )
     console.facts(result, lambda: console.say(words))
     return result
 
@@ -92,7 +96,10 @@ async def _verify(url: str, api: HubApi, name: str, image: str | None, report: R
 async def _go_the_way(visitor: Visitor, link: str, name: str, image: str | None, report: Report) -> None:
     prove = report.prove
     mark = secrets.token_hex(8)
-    await prove("Open the invitation, set a password, be signed in", visitor.set_password(link, name, secrets.token_urlsafe(18)))
+    await prove(
+        "Open the invitation, set a password, be signed in",
+        visitor.set_password(link, name, secrets.token_urlsafe(18)),
+    )
     await prove("Start a session", visitor.start(image))
     await prove("Get a token", visitor.take_token())
     kernel = await prove("Start a kernel", visitor.kernel())

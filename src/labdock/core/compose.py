@@ -121,7 +121,9 @@ def choose_network(instance: str, taken: Iterable[str]) -> Network:
         subnet = ipaddress.ip_network(candidate)
         if not any(subnet.overlaps(other) for other in used if other.version == 4):
             return Network(f"{instance}-sessions", bridge_name(instance), candidate)
-    raise HostError(f"All {len(_SUBNETS)} subnets that Labdock may use (10.213.0.0 to 10.223.255.255) are taken.")
+    raise HostError(
+        f"All {len(_SUBNETS)} subnets that Labdock may use (10.213.0.0 to 10.223.255.255) are taken."
+    )
 
 
 def shared_folders(site: Deployment) -> tuple[tuple[SharedFolder, ...], tuple[str, ...]]:
@@ -136,7 +138,8 @@ def shared_folders(site: Deployment) -> tuple[tuple[SharedFolder, ...], tuple[st
 
 def image_choices(site: Deployment) -> tuple[ImageChoice, ...]:
     return tuple(
-        ImageChoice(image.id, image.label, site.images[image.id], image.default) for image in site.config.images
+        ImageChoice(image.id, image.label, site.images[image.id], image.default)
+        for image in site.config.images
     )
 
 
@@ -249,7 +252,13 @@ def compose(site: Deployment) -> dict[str, Any]:
                         _bind(site.places.storage, site.places.storage),
                     ],
                 },
-                ["curl", "-fsS", "--unix-socket", "/run/labdock/agent/agent.sock", "http://agent/labdock/health"],
+                [
+                    "curl",
+                    "-fsS",
+                    "--unix-socket",
+                    "/run/labdock/agent/agent.sock",
+                    "http://agent/labdock/health",
+                ],
             ),
             "proxy": _part(
                 site,
@@ -259,12 +268,22 @@ def compose(site: Deployment) -> dict[str, Any]:
                     "user": service_user,
                     "networks": {"sessions": {"ipv4_address": sessions.proxy_ip}},
                     "volumes": [
-                        _bind(f"{state}/secrets/proxy_token", "/run/labdock/secrets/proxy_token", read_only=True),
+                        _bind(
+                            f"{state}/secrets/proxy_token", "/run/labdock/secrets/proxy_token", read_only=True
+                        ),
                         _bind(f"{state}/run/proxy", "/run/labdock/proxy"),
                         _bind(f"{state}/run/edge", "/run/labdock/edge"),
                     ],
                 },
-                ["curl", "-sS", "-o", "/dev/null", "--unix-socket", "/run/labdock/edge/proxy.sock", "http://proxy/"],
+                [
+                    "curl",
+                    "-sS",
+                    "-o",
+                    "/dev/null",
+                    "--unix-socket",
+                    "/run/labdock/edge/proxy.sock",
+                    "http://proxy/",
+                ],
             ),
             "hub": _part(
                 site,
@@ -272,7 +291,10 @@ def compose(site: Deployment) -> dict[str, Any]:
                 settings,
                 {
                     "user": service_user,
-                    "depends_on": {"agent": {"condition": "service_started"}, "proxy": {"condition": "service_started"}},
+                    "depends_on": {
+                        "agent": {"condition": "service_started"},
+                        "proxy": {"condition": "service_started"},
+                    },
                     "networks": {"sessions": {"ipv4_address": sessions.hub_ip}},
                     "stop_grace_period": "30s",
                     "volumes": [
@@ -340,7 +362,9 @@ def part_files(site: Deployment) -> dict[str, str]:
     }
 
 
-def _part(site: Deployment, part: str, settings: str, own: Mapping[str, Any], probe: list[str]) -> dict[str, Any]:
+def _part(
+    site: Deployment, part: str, settings: str, own: Mapping[str, Any], probe: list[str]
+) -> dict[str, Any]:
     """What all parts share, with *own* on top; a changed *settings* text makes Compose replace the part."""
     # Each probe costs an exec; once a minute keeps an idle stack idle.
     check: dict[str, Any] = {"test": ["CMD", *probe], "interval": "60s", "timeout": "10s", "retries": 3}

@@ -101,7 +101,10 @@ def plan_engine(*, answers: bool, installed: bool, with_systemd: bool) -> Plan:
     start = Step(Act.START_ENGINE, "docker", f"Start the Docker engine {how}")
     if installed:
         return (start,)
-    return (Step(Act.INSTALL_ENGINE, "docker.io", "Install the distribution's Docker engine (docker.io)"), start)
+    return (
+        Step(Act.INSTALL_ENGINE, "docker.io", "Install the distribution's Docker engine (docker.io)"),
+        start,
+    )
 
 
 def plan_up(wanted: Wanted, found: Found) -> Plan:

@@ -120,7 +120,9 @@ def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice
     wanted = options.get("image", default)
     if not isinstance(wanted, str) or wanted not in offered:
         raise BadRequestError(
-            f"There is no image {str(wanted)[:60]!r}.", field="image", fix=f"Choose one of: {', '.join(offered)}."
+            f"There is no image {str(wanted)[:60]!r}.",
+            field="image",
+            fix=f"Choose one of: {', '.join(offered)}.",
         )
     return StartRequest(image=wanted)
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aiohttp import ClientError
 from jupyterhub.httpclient import fetch
 from jupyterhub.spawner import Spawner
-from jupyterhub.spawner import SpawnException as NotStarted
-from traitlets import Callable as CallableTrait
-from traitlets import Instance
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
@@ -22,6 +19,9 @@ from labdock.core.errors import BadRequestError, LabdockError, StartError
 from labdock.core.session import SESSION_PORT, ImageChoice, SessionSpec, parse_start_request, session_spec
 from labdock.core.site import HubSettings
 from labdock.hub import pages
+
+IdentityOf = Callable[[str], Awaitable[str]]
+"""A person's name to their identity; raises AccountError for somebody unknown."""
 
 STOP_GRACE_S = 10
 LOOK_EVERY_S = 0.05
@@ -113,13 +113,13 @@ class StartProgress:
 class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
     """One person's session in a container of its own.
 
-    ``settings``, ``agent``, ``engine`` and ``identity_of`` are given in jupyterhub_config.py.
+    ``settings``, ``agent``, ``engine`` and ``identity_of`` come from :func:`spawner_class`.
     """
 
-    settings = Instance(HubSettings, config=True, help="What the hub was told.")
-    agent = Instance(AgentClient, config=True, help="The agent that knows the people.")
-    engine = Instance(Engine, config=True, help="The engine behind the agent's guard.")
-    identity_of: Callable[[str], str] = CallableTrait(config=True, help="A person's name to their identity.")
+    settings: HubSettings
+    agent: AgentClient
+    engine: Engine
+    identity_of: IdentityOf
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -152,7 +152,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         try:
             parse_start_request(user_options, self.settings.images)
         except BadRequestError as error:
-            raise NotStarted(str(error), reason=error.label, status_code=400) from error
+            raise pages.not_started(error, status_code=400) from error
 
     # Start, look, stop.
 
@@ -160,7 +160,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         """Start the session; returns its URL when Jupyter answers there.
 
         Raises:
-            NotStarted: With a plain cause; the container's last lines are on the page and in the log.
+            SpawnException: With a plain cause; the container's last lines are on the page and in the log.
         """
         progress = self.start_progress = StartProgress()
         try:
@@ -176,12 +176,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             await self._remove_container()
             # Lets whoever watches the steps see the cause before the hub closes their stream.
             await asyncio.sleep(0)
-            raise NotStarted(
-                str(error),
-                reason=error.label,
-                message_html=pages.failure_html(error),
-                status_code=503,
-            ) from error
+            raise pages.not_started(error) from error
         progress.finish()
         seconds = ", ".join(f"{step.id} {step.seconds} s" for step in progress.steps)
         self.log.info("%s's session runs in %s (%s)", self.user.name, self.container, seconds)
@@ -190,8 +185,9 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     async def _start(self, progress: StartProgress) -> str:
         progress.begin("image")
         image = self._image()
+        identity = await self.identity_of(self.user.name)
         person, known = await asyncio.gather(
-            self.agent.person(self.identity_of(self.user.name), self.user.name),
+            self.agent.person(identity, self.user.name),
             self.engine.has_image(image.reference),
         )
         if not known:
@@ -289,6 +285,14 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         async for event in self.start_progress.events():
             yield event
+
+
+def spawner_class(
+    settings: HubSettings, agent: AgentClient, engine: Engine, identity_of: IdentityOf
+) -> type[LabdockSpawner]:
+    """What ``JupyterHub.spawner_class`` is set to: the spawner with what it works with."""
+    given = {"settings": settings, "agent": agent, "engine": engine, "identity_of": staticmethod(identity_of)}
+    return type("LabdockSpawner", (LabdockSpawner,), given)
 
 
 async def _answers(url: str) -> bool:

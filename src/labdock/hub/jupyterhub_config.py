@@ -1,0 +1,81 @@
+"""JupyterHub's configuration: wiring only. JupyterHub runs this file with ``c`` in its namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.engine import Engine
+from labdock.core.compose import HUB_PORT
+from labdock.core.errors import AccountError
+from labdock.core.session import SESSION_PORT
+from labdock.core.site import HubSettings
+from labdock.hub import pages
+from labdock.hub.accounts import AccountStore
+from labdock.hub.sign_in import LocalAuthenticator, SignIn
+from labdock.hub.spawner import spawner_class
+from labdock.parts import AGENT_SOCKET, PROXY_API_SOCKET, SECRETS, SETTINGS, STATE
+
+c: Any = globals()["c"]
+settings = HubSettings.from_json((SETTINGS / "hub.json").read_text())
+database = settings.jupyterhub.get("JupyterHub", {}).get("db_url", f"sqlite:///{STATE}/hub.sqlite")
+agent = AgentClient(AGENT_SOCKET)
+store = AccountStore(database)
+sign_in = SignIn(store, admins=settings.admins)
+
+
+async def identity_of(name: str) -> str:
+    account = await sign_in.find(name)
+    if account is None:
+        raise AccountError(f"{name} has no account any more.")
+    return account.identity
+
+
+def secret(name: str) -> str:
+    return (SECRETS / name).read_text().strip()
+
+
+# The hub, the proxy that outlives it, and where they meet.
+c.JupyterHub.db_url = database
+c.JupyterHub.cookie_secret = bytes.fromhex(secret("cookie_secret"))
+c.JupyterHub.public_url = settings.public_url + "/"
+c.JupyterHub.hub_bind_url = f"http://0.0.0.0:{HUB_PORT}"
+c.JupyterHub.hub_connect_url = f"http://hub:{HUB_PORT}"
+c.JupyterHub.proxy_class = "jupyterhub.proxy.ConfigurableHTTPProxy"
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(str(PROXY_API_SOCKET), safe='')}"
+c.ConfigurableHTTPProxy.auth_token = secret("proxy_token")
+
+# A restart of the hub leaves people's sessions alone, also one that is too busy to answer at once.
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.shutdown_on_logout = False
+c.Spawner.http_timeout = 600
+
+# Sessions.
+c.JupyterHub.spawner_class = spawner_class(settings, agent, Engine(AGENT_SOCKET), identity_of)
+c.Spawner.ip = "0.0.0.0"  # noqa: S104  inside the session's own network
+c.Spawner.port = SESSION_PORT
+c.Spawner.start_timeout = 120
+c.Spawner.env_keep = []
+c.Spawner.default_url = "/lab"
+# A start is shown step by step on its own page at once, not after ten silent seconds.
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "slow_stop_timeout": 2}
+
+# People and pages.
+c.JupyterHub.authenticator_class = LocalAuthenticator
+c.LocalAuthenticator.sign_in = sign_in
+c.JupyterHub.extra_handlers = pages.extra_handlers(settings, sign_in, agent)
+c.JupyterHub.template_paths = pages.template_paths()
+c.JupyterHub.template_vars = pages.template_vars(settings, store)
+
+# The command line on the host.
+c.JupyterHub.services = [{"name": "labdock-cli", "api_token": secret("api_token")}]
+c.JupyterHub.load_roles = [
+    {"name": "labdock-cli", "services": ["labdock-cli"], "scopes": ["admin:users", "admin:servers", "tokens"]}
+]
+
+# The escape hatch: plain JupyterHub configuration from labdock.yaml.
+for class_name, traits in settings.jupyterhub.items():
+    for trait, value in traits.items():
+        c[class_name][trait] = value
