@@ -1,0 +1,56 @@
+"""Fixtures of the agent's tests: the fake engine, and the machine's where there is one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.agent.engines import FakeEngine, RealEngine, TestEngine, build_session_image, docker
+from tests.agent.harness import RunningAgent, running_agent
+
+
+@pytest.fixture(scope="session")
+def small_image() -> str:
+    """An image with ``sh``, ``id``, ``sleep`` and ``python3``."""
+    image = os.environ.get("LABDOCK_TEST_IMAGE")
+    if not image:
+        pytest.skip("LABDOCK_TEST_IMAGE names no image")
+    return image
+
+
+@pytest.fixture(scope="session")
+def session_image(small_image: str) -> Iterator[str]:
+    """The small image with ``labdock-session`` in it."""
+    tag = f"labdock-agent-test:{secrets.token_hex(4)}"
+    build_session_image(small_image, tag)
+    yield tag
+    docker("DELETE", f"/images/{tag}?force=1")
+
+
+@pytest.fixture
+async def fake_engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
+    async with FakeEngine(str(tmp_path / "engine.sock")).running() as engine:
+        yield engine
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestEngine]:
+    """Both engines, one after the other: what holds for the fake must hold for the real one."""
+    if request.param == "fake":
+        async with FakeEngine(str(tmp_path / "engine.sock")).running() as fake:
+            yield fake
+    else:
+        with RealEngine(request.getfixturevalue("session_image")).running() as real:
+            yield real
+
+
+@pytest.fixture
+async def agent(engine: TestEngine, tmp_path: Path) -> AsyncIterator[RunningAgent]:
+    if os.geteuid() != 0:
+        pytest.skip("the agent gives homes to people, which takes root")
+    async with running_agent(engine, tmp_path) as running:
+        yield running

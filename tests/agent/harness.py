@@ -1,0 +1,101 @@
+"""An agent in front of an engine, and what tests ask it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiodocker
+import aiohttp
+from aiohttp import web
+
+from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.homes import Homes
+from labdock.agent.engine import Engine
+from labdock.agent.last_words import LastWords
+from labdock.agent.main import bind_socket
+from labdock.agent.server import AgentServer
+from labdock.agent.watch import Watch
+from labdock.core.people import Person
+from labdock.core.session import container_name
+from labdock.core.site import AgentRules
+from tests.agent.builders import good_body
+from tests.agent.engines import TestEngine
+
+
+@dataclass
+class RunningAgent:
+    """``client`` is the hub's way to the agent; ``docker`` is the hub's way to the engine through it."""
+
+    socket: Path
+    rules: AgentRules
+    homes: Homes
+    client: AgentClient
+    docker: aiodocker.Docker
+    last_words: LastWords
+    watch: Watch
+    problems: list[str] = field(default_factory=list)
+
+    async def ask(self, method: str, target: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any]:
+        """Status and JSON of the answer to *target*, sent as it is."""
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session:
+            kwargs: dict[str, Any] = {"json": body} if raw is None else {"data": raw}
+            async with session.request(method, f"http://agent{target}", **kwargs) as response:
+                text = await response.read()
+                is_json = response.content_type == "application/json" and text
+                return response.status, await response.json() if is_json else text
+
+    async def create(self, person: Person, *environment: str, server: str = "") -> str:
+        """The name of a new session's container of *person*, with *environment* on top."""
+        body = good_body(self.rules, person, server=server)
+        body["Env"] += environment
+        name = container_name(self.rules.instance, person.name, server)
+        await self.docker.containers.create(body, name=name)
+        return name
+
+    async def start(self, name: str) -> None:
+        await self.docker.containers.container(name).start()
+
+
+@asynccontextmanager
+async def running_agent(engine: TestEngine, root: Path, *, watching: bool = True) -> AsyncIterator[RunningAgent]:
+    """An agent in front of *engine*, with its files below *root*."""
+    (root / "data").mkdir()
+    (root / "storage").mkdir()
+    rules = engine.rules(root / "storage")
+    homes = Homes(rules, root / "data")
+    homes.prepare()
+    (root / "storage/shared/models").mkdir(exist_ok=True)
+    last_words = LastWords(root / "data/ended")
+    problems: list[str] = []
+    socket = root / "agent.sock"
+    async with Engine(engine.socket) as connected:
+        server = AgentServer(rules, homes, connected, last_words, lambda: tuple(problems))
+        watch = Watch(connected, rules.instance, last_words)
+        runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.SockSite(runner, bind_socket(socket, 0)).start()
+        docker = aiodocker.Docker(url=f"unix://{socket}")
+        watching_task = asyncio.create_task(watch.run()) if watching else None
+        try:
+            yield RunningAgent(
+                socket, rules, homes, AgentClient(socket), docker, last_words, watch, problems
+            )
+        finally:
+            await docker.close()
+            if watching_task is not None:
+                watching_task.cancel()
+                await asyncio.wait([watching_task])
+            await runner.cleanup()
+
+
+async def until(claim: Callable[[], Any], *, within_s: float = 10.0) -> Any:
+    """What *claim* says once it is true; it must be so within *within_s* seconds."""
+    async with asyncio.timeout(within_s):
+        while not (said := claim()):
+            await asyncio.sleep(0.02)
+    return said
