@@ -1,4 +1,4 @@
-"""The rules that keep sessions apart, against an iptables of our own; tests/agent/test_network.py has the real one."""
+"""The rules that keep sessions apart, on a fake iptables; real packets: tests/agent/test_network.py."""
 
 from __future__ import annotations
 

@@ -119,9 +119,11 @@ def test_two_people_with_one_uid_are_not_believed(homes: Homes, rules: AgentRule
     homes.add("local:ada", "ada")
     homes.add("local:bob", "bob")
     file = tmp_path / "data" / PEOPLE_FILE
-    file.write_text(file.read_text().replace(str(FIRST_UID + 1), str(FIRST_UID)).replace(
-        f'"next_uid": {FIRST_UID}', f'"next_uid": {FIRST_UID + 2}'
-    ))
+    file.write_text(
+        file.read_text()
+        .replace(str(FIRST_UID + 1), str(FIRST_UID))
+        .replace(f'"next_uid": {FIRST_UID}', f'"next_uid": {FIRST_UID + 2}')
+    )
     with pytest.raises(HostError, match="same uid"):
         again(rules, tmp_path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.engines import FakeEngine, RealEngine, TestEngine, build_session_image, docker
+from tests.agent.engines import EngineUnderTest, FakeEngine, RealEngine, build_session_image, docker
 from tests.agent.harness import RunningAgent, running_agent
 
 
@@ -38,7 +38,7 @@ async def fake_engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestEngine]:
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineUnderTest]:
     """Both engines, one after the other: what holds for the fake must hold for the real one."""
     if request.param == "fake":
         async with FakeEngine(str(tmp_path / "engine.sock")).running() as fake:
@@ -49,7 +49,7 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 @pytest.fixture
-async def agent(engine: TestEngine, tmp_path: Path) -> AsyncIterator[RunningAgent]:
+async def agent(engine: EngineUnderTest, tmp_path: Path) -> AsyncIterator[RunningAgent]:
     if os.geteuid() != 0:
         pytest.skip("the agent gives homes to people, which takes root")
     async with running_agent(engine, tmp_path) as running:

@@ -33,10 +33,8 @@ exec sleep 1000
 """What runs as ``labdock-session`` in these tests: it ends at once when told to, or sleeps."""
 
 
-class TestEngine(Protocol):
+class EngineUnderTest(Protocol):
     """An engine to put the agent in front of, seen from behind the agent."""
-
-    __test__ = False  # pytest takes classes whose name begins so for tests
 
     socket: str
 

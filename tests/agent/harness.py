@@ -24,7 +24,7 @@ from labdock.core.people import Person
 from labdock.core.session import container_name
 from labdock.core.site import AgentRules
 from tests.agent.builders import good_body
-from tests.agent.engines import TestEngine
+from tests.agent.engines import EngineUnderTest
 
 
 @dataclass
@@ -40,7 +40,9 @@ class RunningAgent:
     watch: Watch
     problems: list[str] = field(default_factory=list)
 
-    async def ask(self, method: str, target: str, body: Any = None, raw: bytes | None = None) -> tuple[int, Any]:
+    async def ask(
+        self, method: str, target: str, body: Any = None, raw: bytes | None = None
+    ) -> tuple[int, Any]:
         """Status and JSON of the answer to *target*, sent as it is."""
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.socket))) as session:
             kwargs: dict[str, Any] = {"json": body} if raw is None else {"data": raw}
@@ -62,7 +64,9 @@ class RunningAgent:
 
 
 @asynccontextmanager
-async def running_agent(engine: TestEngine, root: Path, *, watching: bool = True) -> AsyncIterator[RunningAgent]:
+async def running_agent(
+    engine: EngineUnderTest, root: Path, *, watching: bool = True
+) -> AsyncIterator[RunningAgent]:
     """An agent in front of *engine*, with its files below *root*."""
     (root / "data").mkdir()
     (root / "storage").mkdir()
@@ -82,9 +86,7 @@ async def running_agent(engine: TestEngine, root: Path, *, watching: bool = True
         docker = aiodocker.Docker(url=f"unix://{socket}")
         watching_task = asyncio.create_task(watch.run()) if watching else None
         try:
-            yield RunningAgent(
-                socket, rules, homes, AgentClient(socket), docker, last_words, watch, problems
-            )
+            yield RunningAgent(socket, rules, homes, AgentClient(socket), docker, last_words, watch, problems)
         finally:
             await docker.close()
             if watching_task is not None:
@@ -96,6 +98,6 @@ async def running_agent(engine: TestEngine, root: Path, *, watching: bool = True
 async def until(claim: Callable[[], Any], *, within_s: float = 10.0) -> Any:
     """What *claim* says once it is true; it must be so within *within_s* seconds."""
     async with asyncio.timeout(within_s):
-        while not (said := claim()):
+        while not (said := claim()):  # noqa: ASYNC110  what it waits for is another process's
             await asyncio.sleep(0.02)
     return said

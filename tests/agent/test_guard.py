@@ -111,7 +111,17 @@ def test_no_value_outside_the_environment_can_be_another(path: tuple[Any, ...], 
     st.sampled_from([path for path in places(GOOD) if isinstance(at(GOOD, path), dict)]),
     st.text(max_size=20)
     | st.sampled_from(
-        ("Privileged", "Binds", "Devices", "CapAdd", "PidMode", "IpcMode", "UsernsMode", "Entrypoint", "Runtime")
+        (
+            "Privileged",
+            "Binds",
+            "Devices",
+            "CapAdd",
+            "PidMode",
+            "IpcMode",
+            "UsernsMode",
+            "Entrypoint",
+            "Runtime",
+        )
     ),
     json_values,
 )
@@ -293,7 +303,20 @@ def test_what_sessions_need_is_allowed(name: str, version: str) -> None:
     st.text(max_size=60)
     | st.lists(
         st.sampled_from(
-            ("containers", "images", "create", "json", "abc", "exec", "start", "..", "", "v1.41", "_ping", "%2e")
+            (
+                "containers",
+                "images",
+                "create",
+                "json",
+                "abc",
+                "exec",
+                "start",
+                "..",
+                "",
+                "v1.41",
+                "_ping",
+                "%2e",
+            )
         ),
         max_size=6,
     ).map("/".join),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.firewall import Firewall, chain_name
 from labdock.agent.network import NetworkKeeper
+from labdock.core.errors import EngineError
 from tests.adapters.test_firewall import FakeIptables
 from tests.agent.engines import RealEngine, docker
 from tests.agent.harness import until
@@ -29,7 +31,7 @@ while True:
     for one in select.select(listening, [], [])[0]:
         one.accept()[0].close()
 """
-CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.5).close()"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1).close()"
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,16 @@ def rules_of(instance: str) -> str:
     for program in ("iptables", "iptables-legacy"):
         for chain in ("DOCKER-USER", chain_name(instance)):
             done = subprocess.run(
-                [program, "-w", "5", "-L", chain, "-v", "-x", "-n"], check=False, capture_output=True, text=True
+                [program, "-w", "5", "-L", chain, "-v", "-x", "-n"],
+                check=False,
+                capture_output=True,
+                text=True,
             )
-            listed += [line for line in done.stdout.splitlines() if chain_name(instance) in line or chain != "DOCKER-USER"]
+            listed += [
+                line
+                for line in done.stdout.splitlines()
+                if chain_name(instance) in line or chain != "DOCKER-USER"
+            ]
     return "\n".join(listed)
 
 
@@ -133,18 +142,17 @@ def test_the_agents_process_serves_with_the_rights_it_is_given_and_leaves_on_req
     (tmp_path / "storage").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "agent.json").write_text(rules.to_json())
-    socket = tmp_path / "agent.sock"
+    client = AgentClient(tmp_path / "agent.sock")
     rights = "-all,+chown,+dac_override,+fowner,+net_admin,+net_raw"
     command = [
         *("setpriv", "--bounding-set", rights, "--inh-caps", rights, "--no-new-privs"),
         *(sys.executable, "-m", "labdock.agent.main", "--rules", f"{tmp_path}/agent.json"),
-        *("--data", f"{tmp_path}/data", "--socket", str(socket)),
+        *("--data", f"{tmp_path}/data", "--socket", f"{tmp_path}/agent.sock"),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         try:
-            health = _ask(socket, "GET", "/labdock/health")
-            assert json.loads(health) == {"ok": True, "problems": []}
-            _ask(socket, "POST", "/labdock/people", '{"identity": "local:ada", "name": "ada"}')
+            asyncio.run(_is_in_order(client))
+            person = asyncio.run(client.person("local:ada", "ada"))
             assert network.reaches("proxy", "a", 8888)
         finally:
             agent.terminate()
@@ -158,24 +166,37 @@ def test_the_agents_process_serves_with_the_rights_it_is_given_and_leaves_on_req
     assert rules_of(network.engine.instance) == ""
     assert (tmp_path / "storage/shared/scratch").stat().st_mode & 0o7777 == 0o2770
     (home,) = (tmp_path / "storage/homes").iterdir()
-    assert home.stat().st_uid == 200_001
+    assert home.stat().st_uid == person.uid
 
 
-def _ask(socket: Path, method: str, path: str, body: str = "") -> str:
-    """The answer of the agent that is about to listen on *socket*, once it is in order."""
-    command = ["curl", "-sf", "-X", method, "--unix-socket", str(socket), f"http://agent{path}"]
-    deadline = time.monotonic() + 15
-    while True:
-        done = subprocess.run(
-            [*command, *(["-d", body] if body else [])], check=False, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return done.stdout
-        assert time.monotonic() < deadline, done
-        time.sleep(0.05)
+async def _is_in_order(client: AgentClient) -> None:
+    """Wait until the agent that is about to listen says that nothing is wrong."""
+    async with asyncio.timeout(15):
+        while True:
+            with suppress(EngineError):
+                if await client.health() == ():
+                    return
+            await asyncio.sleep(0.05)
 
 
-def keeper(filter_: FakeIptables, setting: Path) -> NetworkKeeper:
+@dataclass
+class Kernel:
+    """The kernel's setting for packets inside a bridge, in a file of the test's own."""
+
+    file: Path
+
+    def set(self, value: str) -> None:
+        self.file.write_text(f"{value}\n")
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    made = Kernel(tmp_path / "bridge-nf-call-iptables")
+    made.set("1")
+    return made
+
+
+def keeper(filter_: FakeIptables, kernel: Kernel) -> NetworkKeeper:
     return NetworkKeeper(
         Firewall(
             instance="labdock",
@@ -183,23 +204,16 @@ def keeper(filter_: FakeIptables, setting: Path) -> NetworkKeeper:
             hub_ip="10.0.0.3",
             proxy_ip="10.0.0.2",
             run=filter_.run,
-            bridge_setting=setting,
+            bridge_setting=kernel.file,
         )
     )
 
 
-@pytest.fixture
-def filtering(tmp_path: Path) -> Path:
-    file = tmp_path / "bridge-nf-call-iptables"
-    file.write_text("1\n")
-    return file
-
-
 async def test_rules_that_were_lost_are_made_again_and_that_is_logged(
-    filtering: Path, caplog: pytest.LogCaptureFixture
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     filter_ = FakeIptables()
-    network = keeper(filter_, filtering)
+    network = keeper(filter_, kernel)
     with caplog.at_level(logging.INFO):
         await network.check()
         await network.check()
@@ -211,11 +225,11 @@ async def test_rules_that_were_lost_are_made_again_and_that_is_logged(
 
 
 async def test_what_leaves_the_network_open_is_a_problem_until_it_is_mended(
-    filtering: Path, caplog: pytest.LogCaptureFixture
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
     filter_ = FakeIptables(docker=False)
-    network = keeper(filter_, filtering)
-    filtering.write_text("0\n")
+    network = keeper(filter_, kernel)
+    kernel.set("0")
     await network.check()
     await network.check()
     missing, unfiltered = network.problems
@@ -223,7 +237,7 @@ async def test_what_leaves_the_network_open_is_a_problem_until_it_is_mended(
     assert "bridge-nf-call-iptables is 0" in unfiltered
     # Said once, not every minute.
     assert len(caplog.records) == 2
-    filtering.write_text("1\n")
+    kernel.set("1")
     filter_.chains["DOCKER-USER"] = []
     await network.check()
     assert network.problems == ()

@@ -19,7 +19,7 @@ from labdock.agent.main import bind_socket
 from labdock.core.errors import AccountError, BadRequestError, EngineError, HostError
 from labdock.core.people import FIRST_UID
 from tests.agent.builders import good_body
-from tests.agent.engines import FakeEngine, TestEngine
+from tests.agent.engines import EngineUnderTest, FakeEngine
 from tests.agent.harness import RunningAgent, running_agent, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other users")
@@ -36,7 +36,9 @@ async def fake_agent(fake_engine: FakeEngine, tmp_path: Path) -> AsyncIterator[R
 # On both engines
 
 
-async def test_a_session_runs_and_is_stopped_through_the_guard(agent: RunningAgent, engine: TestEngine) -> None:
+async def test_a_session_runs_and_is_stopped_through_the_guard(
+    agent: RunningAgent, engine: EngineUnderTest
+) -> None:
     person = await agent.client.person("local:ada", "ada")
     name = await agent.create(person)
     await agent.start(name)
@@ -53,7 +55,9 @@ async def test_a_session_runs_and_is_stopped_through_the_guard(agent: RunningAge
     await until(lambda: not engine.containers())
 
 
-async def test_only_sessions_of_this_instance_are_seen_or_touched(agent: RunningAgent, engine: TestEngine) -> None:
+async def test_only_sessions_of_this_instance_are_seen_or_touched(
+    agent: RunningAgent, engine: EngineUnderTest
+) -> None:
     stranger = engine.add_stranger()
     person = await agent.client.person("local:ada", "ada")
     name = await agent.create(person)
@@ -73,7 +77,9 @@ async def test_only_sessions_of_this_instance_are_seen_or_touched(agent: Running
     assert "nobody" in answer["message"]
 
 
-async def test_a_container_that_is_no_session_is_not_made(agent: RunningAgent, engine: TestEngine) -> None:
+async def test_a_container_that_is_no_session_is_not_made(
+    agent: RunningAgent, engine: EngineUnderTest
+) -> None:
     person = await agent.client.person("local:ada", "ada")
     body = good_body(agent.rules, person)
     body["HostConfig"]["Privileged"] = True
@@ -85,7 +91,7 @@ async def test_a_container_that_is_no_session_is_not_made(agent: RunningAgent, e
 
 
 async def test_a_session_that_ends_leaves_its_last_words_and_no_container(
-    agent: RunningAgent, engine: TestEngine
+    agent: RunningAgent, engine: EngineUnderTest
 ) -> None:
     person = await agent.client.person("local:ada", "ada")
     before = datetime.now(UTC)

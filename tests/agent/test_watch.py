@@ -43,7 +43,11 @@ async def watching(watch: Watch) -> AsyncIterator[Watch]:
 
 
 def session(
-    engine: FakeEngine, name: str = "labdock-session-ada", *, instance: str = "labdock", state: str = "running"
+    engine: FakeEngine,
+    name: str = "labdock-session-ada",
+    *,
+    instance: str = "labdock",
+    state: str = "running",
 ) -> FakeContainer:
     made = engine.add(name, {"Labels": {LABEL_INSTANCE: instance, LABEL_ROLE: "session"}})
     made.state = state
