@@ -442,7 +442,7 @@ WHOLE = {
     },
     "limits": {"cpus": 2, "memory": "8G", "shm": "1G", "pids": 100},
     "images": [{"id": "a", "label": "A", "base": "builtin/cpu", "default": True}, {"id": "b", "label": "B"}],
-    "jupyterhub": {"Spawner": {"http_timeout": 60}, "JupyterHub": {"db_url": "sqlite://"}},
+    "jupyterhub": {"Spawner": {"start_timeout": 60}, "JupyterHub": {"db_url": "sqlite://"}},
 }
 
 MISTAKES: tuple[tuple[tuple[str | int, ...], object], ...] = (
@@ -466,7 +466,7 @@ MISTAKES: tuple[tuple[tuple[str | int, ...], object], ...] = (
     (("images", 1, "id"), "B"),
     (("images", 1, "default"), "yes"),
     (("jupyterhub", "Spawner", "cmd"), "x"),
-    (("jupyterhub", "Spawner", "http_timeout"), float("nan")),
+    (("jupyterhub", "Spawner", "start_timeout"), float("nan")),
     (("jupyterhub", "a b"), {}),
 )
 

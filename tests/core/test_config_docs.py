@@ -150,3 +150,29 @@ def test_text_in_the_sample_stays_text_and_readable() -> None:
     sample = sample_yaml(values)
     assert 'name: "Universität: Labor #1"' in sample
     assert loaded(sample)["site"] == values["site"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "true",
+        "Null",
+        "no",
+        "~",
+        "1.5",
+        "0x1F",
+        "1e3",
+        ".inf",
+        "- a",
+        "a: b",
+        "a #b",
+        " a",
+        "[a",
+        "a:",
+        "é\u202e",
+    ],
+)
+def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
+    sample = sample_yaml({"jupyterhub": {"Spawner": {"args": [text], "environment": {text: text}}}})
+    assert loaded(sample)["jupyterhub"]["Spawner"] == {"args": [text], "environment": {text: text}}
+    assert all(line.isprintable() for line in sample.splitlines())

@@ -72,44 +72,40 @@ _SIZE_UNIT = "bytes, or K, M, G, T in powers of 1024 (1G is 1,073,741,824 bytes)
 _LEAST_MEMORY = 128 * 2**20
 _LEAST_SHM = 2**20
 
-RESERVED_TRAITS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("spawner_class", "authenticator_class", "proxy_class"),
+_RESERVED: tuple[tuple[str, str], ...] = (
+    (
+        "spawner_class authenticator_class proxy_class",
         "Labdock brings its own; set traits of the parts instead.",
     ),
-    **dict.fromkeys(
-        ("cleanup_servers", "cleanup_proxy", "should_start"),
+    (
+        "cleanup_servers cleanup_proxy should_start http_timeout shutdown_on_logout",
         "Labdock sets it so that sessions go on when the hub restarts.",
     ),
-    **dict.fromkeys(
-        ("auth_token", "cookie_secret", "cookie_secret_file", "api_tokens", "service_tokens"),
+    (
+        "auth_token proxy_auth_token cookie_secret cookie_secret_file api_tokens service_tokens",
         "Labdock keeps the secrets in its state directory.",
     ),
-    **dict.fromkeys(
-        (
-            "api_url",
-            "bind_url",
-            "hub_bind_url",
-            "hub_connect_url",
-            "hub_connect_ip",
-            "hub_ip",
-            "hub_port",
-            "hub_routespec",
-            "ip",
-            "port",
-            "base_url",
-            "public_url",
-        ),
+    (
+        "api_url bind_url hub_bind_url hub_connect_url hub_connect_ip hub_connect_port hub_ip hub_port "
+        "hub_routespec proxy_api_ip proxy_api_port proxy_cmd ip port base_url public_url subdomain_host",
         "Labdock wires the parts together; the public address is site.url, the port is in site.listen.",
     ),
-    **dict.fromkeys(("ssl_key", "ssl_cert", "internal_ssl"), "The hub speaks plain HTTP behind the edge."),
-    **dict.fromkeys(
-        ("admin_users", "allowed_users", "allow_all", "allow_existing_users", "auto_login", "admin_access"),
+    ("ssl_key ssl_cert internal_ssl", "The hub speaks plain HTTP behind the edge."),
+    (
+        "admin_users allowed_users whitelist allow_all allow_existing_users auto_login admin_access",
         "Administrators are in login.admins; people are added with: labdock users add NAME",
     ),
-    **dict.fromkeys(("cmd", "notebook_dir"), "Labdock fixes what a session runs, and where."),
-    **dict.fromkeys(("cpu_limit", "mem_limit"), "Use the section limits."),
-}
+    (
+        "extra_handlers template_paths template_vars services load_roles",
+        "Labdock adds its own there, which this would replace.",
+    ),
+    ("cmd notebook_dir", "Labdock fixes what a session runs, and where."),
+    ("cpu_limit mem_limit", "Use the section limits."),
+    ("options_form", "What people choose from is in the section images."),
+    ("reset_db", "It would delete everybody's account at each start."),
+)
+
+RESERVED_TRAITS: Mapping[str, str] = {trait: way for traits, way in _RESERVED for trait in traits.split()}
 """Traits that the escape hatch may not touch, in any class, and the way out for each."""
 
 

@@ -319,7 +319,7 @@ class Traits:
             for trait, given in (entries(entry.value, class_path, findings) or {}).items():
                 trait_path = join(class_path, trait)
                 if not re.fullmatch(IDENTIFIER, trait):
-                    wrong = Wrong("cannot be a trait", "Write the name of one, such as http_timeout.")
+                    wrong = Wrong("cannot be a trait", "Write the name of one, such as start_timeout.")
                     findings.add(given.key, trait_path, wrong)
                 elif trait in self.reserved:
                     findings.add(given.key, trait_path, Wrong("cannot be set here", self.reserved[trait]))
