@@ -20,7 +20,6 @@ from labdock.core.errors import AccountError, HubError
 from labdock.core.site import HubSettings
 from labdock.hub.sign_in import SignIn
 
-
 STOP_WITHIN_S = 60.0
 """How long removing somebody waits for each of their sessions to end."""
 
@@ -230,7 +229,7 @@ class PeopleMixin:
         if spawner.pending in ("spawn", "check") and start is not None:
             start.cancel()
             await asyncio.wait([start], timeout=STOP_WITHIN_S)
-        stopping = spawner._stop_future
+        stopping = getattr(spawner, "_stop_future", None)
         if stopping is None and spawner.active:
             stopping = await self.stop_single_user(user, server_name)
         if stopping is not None:

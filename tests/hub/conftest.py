@@ -1,0 +1,317 @@
+"""A real JupyterHub in the test's process, with our sign-in and pages, a spawner and a proxy of the tests."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest_asyncio
+from aiohttp import web as aioweb
+from argon2 import PasswordHasher
+from jupyterhub.app import JupyterHub
+from jupyterhub.proxy import Proxy
+from jupyterhub.spawner import Spawner
+from jupyterhub.utils import random_port
+from traitlets import Any as AnyTrait
+from traitlets.config import Config
+
+from labdock.core.errors import BadRequestError, StartError
+from labdock.core.session import ImageChoice, Limits, parse_start_request
+from labdock.core.site import HubSettings
+from labdock.hub import pages
+from labdock.hub.accounts import AccountStore
+from labdock.hub.sign_in import LocalAuthenticator, SignIn
+
+PUBLIC_URL = "http://lab.example:8000"
+GOOD = "correct horse battery"
+BETTER = "staple paper clip lamp"
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+SETTINGS = HubSettings(
+    instance="test",
+    site_name="Test <Lab>",
+    contact="admin@lab.example",
+    public_url=PUBLIC_URL,
+    first_admin="mia",
+    admins=("carl",),
+    images=(
+        ImageChoice("cpu", "JupyterLab", "cpu:1", default=True),
+        ImageChoice("broken", "Broken <b>one</b>", "broken:1"),
+    ),
+    limits=Limits(cpus=4, memory_bytes=8 * 2**30),
+    shared=(),
+    homes_root="/srv/homes",
+    names_dir="/srv/names",
+    network="test",
+)
+
+
+class NoProxy(Proxy):  # type: ignore[misc]  # JupyterHub has no type information
+    """Remembers routes and serves nothing: the tests ask the hub itself."""
+
+    should_start = False
+    routes: dict[str, Any]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.routes = {}
+
+    async def add_route(self, routespec: str, target: str, data: dict[str, Any]) -> None:
+        self.routes[routespec] = {"routespec": routespec, "target": target, "data": data}
+
+    async def delete_route(self, routespec: str) -> None:
+        self.routes.pop(routespec, None)
+
+    async def get_all_routes(self) -> dict[str, Any]:
+        return dict(self.routes)
+
+
+class TinySpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
+    """A session that is a web server in this process; the image "broken" fails to start."""
+
+    settings = AnyTrait(SETTINGS)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start_progress = SimpleNamespace(failure=None)
+        self.runner: aioweb.AppRunner | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        failure = self.start_progress.failure
+        kept = {"failure": [failure.message, failure.fix, list(failure.details)]} if failure else {}
+        return {**super().get_state(), **kept}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if "failure" in state:
+            message, fix, details = state["failure"]
+            self.start_progress.failure = StartError(message, fix=fix, details=tuple(details))
+
+    def _options_form_default(self) -> Any:
+        return pages.options_form
+
+    def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
+        return pages.options_from_form(form_data)
+
+    async def apply_user_options(self, spawner: Spawner, user_options: dict[str, Any]) -> None:
+        try:
+            parse_start_request(user_options, self.settings.images)
+        except BadRequestError as error:
+            raise pages.not_started(error, status_code=400) from error
+
+    async def start(self) -> tuple[str, int]:
+        self.start_progress.failure = None
+        if self.user_options.get("image") == "broken":
+            self.start_progress.failure = StartError(
+                "The container ended at once.",
+                fix="Choose another image.",
+                details=("line 1", "<i>line 2</i>"),
+            )
+            raise pages.not_started(self.start_progress.failure)
+
+        async def answer(request: aioweb.Request) -> aioweb.Response:
+            return aioweb.Response(text="session")
+
+        app = aioweb.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        self.runner = aioweb.AppRunner(app, shutdown_timeout=0.1)
+        await self.runner.setup()
+        port = int(random_port())
+        await aioweb.TCPSite(self.runner, "127.0.0.1", port).start()
+        return "127.0.0.1", port
+
+    async def poll(self) -> int | None:
+        return None if self.runner else 0
+
+    async def stop(self, now: bool = False) -> None:
+        if self.runner:
+            await self.runner.cleanup()
+            self.runner = None
+
+
+class OneHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type information
+    """JupyterHub that reads no file and leaves the test's signals alone."""
+
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def init_signal(self) -> None:
+        pass
+
+
+@dataclass
+class FakeAgent:
+    """The agent's part in removing people."""
+
+    removed: list[tuple[str, bool]] = field(default_factory=list)
+
+    async def remove_person(self, identity: str, *, delete_home: bool) -> str:
+        self.removed.append((identity, delete_home))
+        return "" if delete_home else "/srv/homes/kept"
+
+
+class Lines(logging.Handler):
+    """Everything that was logged, as text."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += self.format(record) + "\n"
+
+
+@dataclass
+class Answer:
+    """One answer of the hub, read to its end."""
+
+    status: int
+    text: str
+    headers: Any
+    json: Any
+
+    def xsrf(self) -> str:
+        """The token in the page's form."""
+        found = re.search(r'name="_xsrf" value="([^"]+)"', self.text) or re.search(
+            r"_xsrf=([^\"&]+)", self.text
+        )
+        assert found, self.text
+        return found.group(1)
+
+
+class Browser:
+    """One person's browser: cookies, and one address it comes from."""
+
+    def __init__(self, base: str, address: str) -> None:
+        self.base = base
+        self.address = address
+        self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+    async def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, **kwargs: Any
+    ) -> Answer:
+        sent = {"X-Forwarded-For": self.address, **(headers or {})}
+        kwargs.setdefault("allow_redirects", False)
+        async with self.http.request(method, self.base + path, headers=sent, **kwargs) as answer:
+            text = await answer.text()
+            is_json = answer.content_type == "application/json" and text
+            return Answer(answer.status, text, answer.headers, await answer.json() if is_json else None)
+
+    async def get(self, path: str, **kwargs: Any) -> Answer:
+        return await self.ask("GET", path, **kwargs)
+
+    async def post(self, path: str, data: dict[str, str], **kwargs: Any) -> Answer:
+        return await self.ask("POST", path, data=data, **kwargs)
+
+    async def sign_in(self, name: str, password: str, query: str = "") -> Answer:
+        page = await self.get("/hub/login" + query)
+        fields = {"_xsrf": page.xsrf(), "username": name, "password": password}
+        return await self.post("/hub/login" + query, fields)
+
+    async def use_link(self, link: str, password: str | None = None) -> Answer:
+        path = urlsplit(link).path
+        page = await self.get(path)
+        fields = {"_xsrf": page.xsrf()} | ({"password": password} if password is not None else {})
+        return await self.post(path, fields)
+
+    async def who(self) -> str:
+        """Whose browser this is by its cookies, or ""."""
+        page = await self.get("/hub/home")
+        found = re.search(r"<h1>Hello, ([^<]+)</h1>", page.text)
+        return found.group(1) if found else ""
+
+
+@dataclass
+class Hub:
+    """The running hub and everything a test needs of it."""
+
+    app: OneHub
+    base: str
+    store: AccountStore
+    sign_in: SignIn
+    agent: FakeAgent
+    lines: Lines
+    token: str
+    later_s: float = 0.0
+    browsers: list[Browser] = field(default_factory=list)
+
+    def browser(self, address: str | None = None) -> Browser:
+        # Each from an address of its own, unless told: the pace of tries must not join the tests.
+        address = address or f"198.51.{len(self.browsers) // 250}.{len(self.browsers) % 250 + 1}"
+        self.browsers.append(Browser(self.base, address))
+        return self.browsers[-1]
+
+    async def api(self, method: str, path: str, token: str | None = None, **kwargs: Any) -> Answer:
+        headers = {"Authorization": f"token {token or self.token}", **kwargs.pop("headers", {})}
+        return await self.browser().ask(method, "/hub/api" + path, headers=headers, **kwargs)
+
+    async def invite(self, name: str, *, admin: bool = False) -> str:
+        made = await self.api("POST", "/labdock/users", json={"name": name, "admin": admin})
+        assert made.status == 201, made.text
+        return str(made.json["link"])
+
+    async def member(self, name: str, *, admin: bool = False, password: str = GOOD) -> Browser:
+        """The signed-in browser of a new person."""
+        browser = self.browser()
+        entered = await browser.use_link(await self.invite(name, admin=admin), password)
+        assert entered.status == 303, entered.text
+        return browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
+    """One hub for all tests of a file; each test uses people of its own."""
+    folder: Path = tmp_path_factory.mktemp("hub")
+    db_url = f"sqlite:///{folder}/hub.sqlite"
+    store = AccountStore(db_url)
+
+    sign_in = SignIn(
+        store,
+        admins=SETTINGS.admins,
+        hasher=CHEAP,
+        clock=lambda: time.time() + running.later_s,
+        steady=lambda: time.monotonic() + running.later_s,
+    )
+    agent = FakeAgent()
+    port = int(random_port())
+    token = secrets.token_hex(16)
+    c = Config()
+    c.JupyterHub.hub_port = port
+    c.JupyterHub.db_url = db_url
+    c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
+    c.JupyterHub.log_level = "DEBUG"
+    c.JupyterHub.public_url = PUBLIC_URL + "/"
+    c.JupyterHub.bind_url = f"http://127.0.0.1:{port + 1}"
+    c.JupyterHub.proxy_class = NoProxy
+    c.JupyterHub.spawner_class = TinySpawner
+    c.JupyterHub.allow_named_servers = True
+    c.JupyterHub.authenticator_class = LocalAuthenticator
+    c.LocalAuthenticator.sign_in = sign_in
+    c.JupyterHub.template_paths = pages.template_paths()
+    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, store)
+    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, sign_in, agent)
+    c.JupyterHub.services = [{"name": "labdock", "api_token": token}]
+    c.JupyterHub.load_roles = [
+        {"name": "labdock", "services": ["labdock"], "scopes": ["admin:users", "admin:servers", "tokens"]}
+    ]
+    app = OneHub(config=c)
+    lines = Lines()
+    await app.initialize([])
+    app.log.addHandler(lines)
+    await app.start()
+    running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token)
+    yield running
+    for browser in running.browsers:
+        await browser.http.close()
+    app.http_server.stop()
+    await app.cleanup()
+    store.close()
