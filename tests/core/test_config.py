@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labdock.core.config import (
@@ -403,12 +403,14 @@ def test_a_section_that_is_no_mapping_is_one_problem(section: str, value: object
     assert "is not a mapping" in only_problem(**{section: value})
 
 
+@settings(deadline=None)
 @given(good_files())
 def test_what_is_dumped_reads_as_the_same(file: dict[str, Any]) -> None:
     config = parse(node_of(file))
     assert parse(node_of(dump(config))) == config
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**60))
 def test_a_size_is_written_as_exactly_itself(size_bytes: int) -> None:
     written = format_size(size_bytes)
@@ -419,6 +421,7 @@ def test_a_size_is_written_as_exactly_itself(size_bytes: int) -> None:
         assert "is less than 1M" in only_problem(limits=size)
 
 
+@settings(deadline=None)
 @given(trees())
 def test_any_tree_is_a_configuration_or_a_refusal_with_every_problem(tree: Node) -> None:
     found = find_problems(tree)
@@ -475,6 +478,7 @@ def test_the_whole_file_without_mistakes_is_taken() -> None:
     assert problems(**WHOLE) == []
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from(range(len(MISTAKES)))))
 def test_there_are_as_many_problems_as_mistakes(chosen: set[int]) -> None:
     file: Any = copy.deepcopy(WHOLE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -64,6 +64,7 @@ def test_the_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema())
 
 
+@settings(deadline=None)
 @given(good_files())
 def test_the_schema_takes_what_the_parser_takes(file: dict[str, Any]) -> None:
     assert find_problems(node_of(file)) == ()
@@ -78,12 +79,14 @@ TOGETHER = re.compile(
 """The rules between two settings, and on sizes written with a unit, which a JSON Schema cannot say."""
 
 
+@settings(deadline=None)
 @given(almost_files())
 def test_the_schema_and_the_parser_refuse_the_same_but_for_rules_between_settings(file: Any) -> None:
     problems = [p for p in find_problems(node_of(file)) if not TOGETHER.search(p.message)]
     assert VALIDATOR.is_valid(file) == (problems == [])
 
 
+@settings(deadline=None)
 @given(good_files(), st.data())
 def test_one_odd_value_is_refused_by_the_schema_and_the_parser_alike(file: dict[str, Any], data: Any) -> None:
     sections = [key for key in file if isinstance(file[key], dict) and key != "jupyterhub" and file[key]]
@@ -110,6 +113,7 @@ def test_the_sample_turned_on_shows_every_setting() -> None:
     assert find_problems(node_of(config)) == ()
 
 
+@settings(deadline=None)
 @given(good_files())
 def test_the_sample_holds_the_given_values_and_nothing_else(values: dict[str, Any]) -> None:
     found = loaded(sample_yaml(values))
@@ -122,6 +126,7 @@ def test_the_sample_holds_the_given_values_and_nothing_else(values: dict[str, An
 DECLARED = {section.key: section.kind for section in DECLARATION.settings}
 
 
+@settings(deadline=None)
 @given(good_files())
 def test_the_sample_turned_on_is_valid_whatever_was_given(values: dict[str, Any]) -> None:
     # The example of a setting that is turned on may contradict a value given for another.

@@ -84,7 +84,10 @@ def write_config(path: Path, text: str, *, overwrite: bool = False) -> None:
     target = Path(os.path.realpath(path))
     try:
         if not overwrite and target.exists():
-            raise ConfigError(f"{path} exists already.", fix="Nothing was changed; move it away first.")
+            raise ConfigError(
+                f"{path} exists already.",
+                fix="Nothing was changed; name another, or overwrite it with --force.",
+            )
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         temporary = Path(name)
@@ -103,7 +106,7 @@ def write_config(path: Path, text: str, *, overwrite: bool = False) -> None:
             temporary.unlink(missing_ok=True)
     except FileExistsError as error:
         raise ConfigError(
-            f"{path} exists already.", fix="Nothing was changed; move it away first."
+            f"{path} exists already.", fix="Nothing was changed; name another, or overwrite it with --force."
         ) from error
     except OSError as error:
         raise HostError(
