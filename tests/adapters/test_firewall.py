@@ -181,3 +181,12 @@ def test_a_kernel_that_does_not_filter_bridges_is_a_problem(
         file.write_text(setting)
     problem = firewall(FakeIptables(), file).bridge_problem()
     assert problem is None if word is None else problem is not None and word in problem
+
+
+async def test_an_iptables_that_hangs_is_an_error_and_no_crash() -> None:
+    async def hang(arguments: tuple[str, ...], text: str) -> Finished:
+        raise TimeoutError
+
+    wall = Firewall(instance="labdock", bridge="br0", hub_ip="10.0.0.3", proxy_ip="10.0.0.2", run=hang)
+    with pytest.raises(HostError, match="TimeoutError"):
+        await wall.ensure()

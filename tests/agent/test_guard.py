@@ -207,6 +207,23 @@ def test_no_limit_can_be_left_off_or_raised(limit: str, value: object) -> None:
     assert refused(put(GOOD, ("HostConfig", limit), value)) == f"HostConfig.{limit}"
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("Init",), 1),
+        (("Init",), 1.0),
+        (("Init",), "true"),
+        (("Memory",), float(8 * 2**30)),
+        (("PidsLimit",), "64"),
+        (("Mounts", 1, "ReadOnly"), 1),
+        (("CapDrop",), "ALL"),
+        (("CapDrop",), ["all"]),
+    ],
+)
+def test_what_only_looks_alike_is_refused(path: tuple[Any, ...], value: object) -> None:
+    assert refused(put(GOOD, ("HostConfig", *path), value)).startswith(f"HostConfig.{path[0]}")
+
+
 def test_a_session_may_ask_for_less_than_the_limits() -> None:
     body = copy.deepcopy(GOOD)
     body["HostConfig"] |= {"Memory": 2**29, "MemorySwap": 2**29, "NanoCpus": 1, "PidsLimit": 1, "ShmSize": 1}

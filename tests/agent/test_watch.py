@@ -149,6 +149,20 @@ async def test_a_container_the_hub_removes_meanwhile_is_no_trouble(
     assert last_words.read(gone.name) is None
 
 
+async def test_a_container_keeps_its_last_words_while_the_disk_takes_none(
+    fake_engine: FakeEngine, watch: Watch, last_words: LastWords, tmp_path: Path
+) -> None:
+    (tmp_path / "ended").write_text("in the way")
+    one = session(fake_engine)
+    fake_engine.end(one, 1)
+    await watch.sweep()
+    assert one.id in fake_engine.by_id
+    (tmp_path / "ended").unlink()
+    await watch.sweep()
+    assert last_words.read(one.name) is not None
+    assert one.id not in fake_engine.by_id
+
+
 def test_the_newest_200_last_words_are_kept(last_words: LastWords) -> None:
     for number in range(KEPT + 3):
         last_words.save(Ended(f"s{number}", 0, False, (), NOW))

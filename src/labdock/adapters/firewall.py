@@ -190,8 +190,10 @@ class Firewall:
     async def _list(self, program: str, chain: str) -> Finished:
         try:
             return await self._run((program, "-w", "5", "-S", chain), "")
-        except TimeoutError as error:
-            raise HostError(f"{program} did not answer in {_PATIENCE_S} s.") from error
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a TimeoutError is one
+            raise HostError(f"{program} cannot be run ({type(error).__name__}).") from error
 
     def _jumps(self, entry: list[str]) -> list[str]:
         return [line for line in entry if line.startswith("-A ") and line.endswith(f" -j {self._chain}")]
@@ -204,7 +206,7 @@ class Firewall:
         text = "\n".join(("*filter", *lines, "COMMIT", ""))
         try:
             done = await self._run((f"{program}-restore", "--noflush", "-w", "5"), text)
-        except (FileNotFoundError, TimeoutError) as error:
+        except OSError as error:
             raise HostError(f"{program}-restore cannot be run ({type(error).__name__}).") from error
         if done.status != 0:
             raise HostError(

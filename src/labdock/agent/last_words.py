@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labdock.adapters.agent_api import Ended
+from labdock.core.errors import HostError
 
 KEPT = 200
 
@@ -19,14 +20,21 @@ class LastWords:
         self._folder = folder
 
     def save(self, ended: Ended) -> None:
-        """Keep *ended* in place of what was kept for the same name, and forget the oldest beyond 200."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        new = self._folder / f".{ended.name}.new"
-        new.write_text(ended.to_json(), "utf-8")
-        new.replace(self._file(ended.name))
-        newest_first = sorted(self._folder.glob("[!.]*.json"), key=lambda file: -file.stat().st_mtime_ns)
-        for file in newest_first[KEPT:]:
-            file.unlink(missing_ok=True)
+        """Keep *ended* in place of what was kept for the same name, and forget the oldest beyond 200.
+
+        Raises:
+            HostError: The disk is full, or the folder cannot be written.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            new = self._folder / f".{ended.name}.new"
+            new.write_text(ended.to_json(), "utf-8")
+            new.replace(self._file(ended.name))
+            newest_first = sorted(self._folder.glob("[!.]*.json"), key=lambda file: -file.stat().st_mtime_ns)
+            for file in newest_first[KEPT:]:
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise HostError(f"The last words of {ended.name} cannot be kept: {error}.") from error
 
     def read(self, name: str) -> Ended | None:
         """What is kept for the container *name*; None if nothing is."""

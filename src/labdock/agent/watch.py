@@ -16,7 +16,7 @@ from labdock.adapters.agent_api import Ended
 from labdock.agent.engine import Engine
 from labdock.agent.guard import is_session, session_filter
 from labdock.agent.last_words import LastWords
-from labdock.core.errors import EngineError
+from labdock.core.errors import EngineError, HostError
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ class Watch:
         self._in_hand.add(container)
         try:
             await self._keep_and_remove(container)
-        except EngineError as error:
-            # The next sweep comes back to it.
+        except (EngineError, HostError) as error:
+            # The container keeps its last words until the next sweep comes back to it.
             log.warning("watch: %s: %s", container[:12], error)
         finally:
             self._in_hand.discard(container)
