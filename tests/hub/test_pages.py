@@ -334,6 +334,7 @@ async def test_the_api_and_the_people_page_are_for_administrators_alone(hub: Hub
         ("POST", "/hub/people/otto/reset"),
         ("GET", "/hub/people/otto/remove"),
         ("POST", "/hub/people/otto/remove"),
+        ("POST", "/hub/people/olaf/stop"),
     ]
     token = (await hub.api("POST", "/users/olaf/tokens", json={})).json["token"]
     stranger = hub.browser()
@@ -526,6 +527,24 @@ async def test_what_was_typed_comes_back_escaped(hub: Hub, name: str) -> None:
     assert "<img src=x" not in answer.text
     told = await boss.get("/hub/people?removed=%3Cscript%3Ealert(1)%3C/script%3E")
     assert "<script>alert" not in told.text
+
+
+@on_a_hub
+async def test_an_administrator_stops_somebody_s_sessions_on_the_people_page(hub: Hub) -> None:
+    boss = await hub.member("wanda", admin=True)
+    browser = await hub.member("wes")
+    await start(browser, "cpu")
+    await start(browser, "cpu", server="second")
+    page = await boss.get("/hub/people")
+    assert 'action="/hub/people/wes/stop"' in page.text
+    assert (await boss.post("/hub/people/wes/stop", {})).status == 403
+    done = await boss.post("/hub/people/wes/stop", {"_xsrf": page.xsrf()})
+    assert (done.status, done.headers["Location"]) == (303, "/hub/people?stopped=wes")
+    page = await boss.get("/hub/people?stopped=wes")
+    assert "wes has no session running now." in page.text
+    assert 'action="/hub/people/wes/stop"' not in page.text
+    assert await browser.who() == "wes"
+    assert (await boss.post("/hub/people/nobody.here/stop", {"_xsrf": page.xsrf()})).status == 404
 
 
 # --- starting a session ---

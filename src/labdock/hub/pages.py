@@ -15,7 +15,7 @@ from jupyterhub.spawner import SpawnException
 from tornado import web
 
 from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
-from labdock.core.errors import AccountError, BadRequestError, LabdockError
+from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError
 from labdock.core.session import Limits
 from labdock.core.site import HubSettings
 from labdock.hub.accounts import AccountStore
@@ -46,7 +46,7 @@ def extra_handlers(settings: HubSettings, sign_in: SignIn, agent: Agent) -> list
         (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
         (r"/password", PasswordHandler, {"sign_in": sign_in}),
         (r"/people", PeopleHandler, {"people": people}),
-        (r"/people/([^/]+)/(reset|remove)", PersonHandler, {"people": people}),
+        (r"/people/([^/]+)/(reset|remove|stop)", PersonHandler, {"people": people}),
         (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
         *api_handlers(people),
     ]
@@ -237,7 +237,9 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
     @web.authenticated
     @administrators_only
     async def get(self) -> None:
-        await self.show_people(removed=self.get_query_argument("removed", ""))
+        await self.show_people(
+            removed=self.get_query_argument("removed", ""), stopped=self.get_query_argument("stopped", "")
+        )
 
     @web.authenticated
     @administrators_only
@@ -254,7 +256,7 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
         await self.show_people(made=made)
 
     async def show_people(
-        self, *, made: MadeLink | None = None, error: str = "", typed: str = "", removed: str = ""
+        self, *, made: MadeLink | None = None, error: str = "", typed: str = "", **done: str
     ) -> None:
         self.set_header("Cache-Control", "no-store")
         html = await self.render_template(
@@ -265,29 +267,26 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
             made_expires=iso_time(made.expires_at) if made else "",
             error=error,
             typed=typed,
-            removed=removed,
+            **done,
         )
         self.finish(html)
 
 
 class PersonHandler(PeopleHandler):
-    """``/hub/people/<name>/reset`` and ``/remove``: a new link, and removing with its question first."""
+    """``/hub/people/<name>/…``: a new link, stopping their sessions, and removing with its question first."""
 
     @web.authenticated
     @administrators_only
     async def get(self, name: str, act: str) -> None:
-        if act == "reset":
+        if act == "remove":
+            await self._ask(name)
+        else:
             self.redirect(self.hub.base_url + "people")
-            return
-        await self._ask(name)
 
     @web.authenticated
     @administrators_only
     async def post(self, name: str, act: str) -> None:
-        if act == "reset":
-            await self._reset(name)
-        else:
-            await self._remove(name)
+        await {"reset": self._reset, "remove": self._remove, "stop": self._stop_sessions}[act](name)
 
     async def _reset(self, name: str) -> None:
         try:
@@ -311,7 +310,22 @@ class PersonHandler(PeopleHandler):
             self.set_status(409 if isinstance(error, AccountError) else 503)
             await self._ask(name, error=str(error))
             return
-        self.redirect(self.hub.base_url + "people?" + urlencode({"removed": name}), status=303)
+        self._done(removed=name)
+
+    async def _stop_sessions(self, name: str) -> None:
+        user = self.find_user(name)
+        if user is None:
+            raise web.HTTPError(404, f"There is nobody called {name!r}, or they were never here.")
+        try:
+            await self.stop_sessions(user)
+        except HubError as error:
+            self.set_status(503)
+            await self.show_people(error=str(error))
+            return
+        self._done(stopped=name)
+
+    def _done(self, **done: str) -> None:
+        self.redirect(f"{self.hub.base_url}people?{urlencode(done)}", status=303)
 
     async def _ask(self, name: str, error: str = "") -> None:
         try:

@@ -211,8 +211,7 @@ class PeopleMixin:
             user = self.find_user(name)
             if user is not None:
                 sign_out_everywhere(self.db, user)
-                for server_name in list(user.spawners):
-                    await self._stop(user, server_name)
+                await self.stop_sessions(user)
             home: str = await self.people.forget(account, delete_home=delete_home)
             if user is not None:
                 await user.delete_spawners()
@@ -221,6 +220,15 @@ class PeopleMixin:
         finally:
             leaving.discard(name)
         return home
+
+    async def stop_sessions(self: Any, user: Any) -> None:
+        """Stop every session of *user*, the ones just starting too.
+
+        Raises:
+            HubError: One did not stop in time.
+        """
+        for server_name in list(user.spawners):
+            await self._stop(user, server_name)
 
     async def _stop(self: Any, user: Any, server_name: str) -> None:
         spawner = user.spawners[server_name]
@@ -237,5 +245,5 @@ class PeopleMixin:
         if spawner.active:
             raise HubError(
                 f"The session of {user.name!r} did not stop within {STOP_WITHIN_S:.0f} seconds.",
-                fix="Nobody was removed; try again.",
+                fix="Try again.",
             )
