@@ -14,15 +14,6 @@ from tests.agent.harness import RunningAgent, running_agent
 
 
 @pytest.fixture(scope="session")
-def small_image() -> str:
-    """An image with ``sh``, ``id``, ``sleep`` and ``python3``."""
-    image = os.environ.get("LABDOCK_TEST_IMAGE")
-    if not image:
-        pytest.skip("LABDOCK_TEST_IMAGE names no image")
-    return image
-
-
-@pytest.fixture(scope="session")
 def session_image(small_image: str) -> Iterator[str]:
     """The small image with ``labdock-session`` in it."""
     tag = f"labdock-agent-test:{secrets.token_hex(4)}"

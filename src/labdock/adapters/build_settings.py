@@ -20,7 +20,7 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_p
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """*files* by path in the image, *arguments* for the build, *mirror* to bootstrap Debian from ("" if unknown)."""
+    """*files* by path in the image, *arguments* of the build, *mirror* to make Debian from ("" if unknown)."""
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
@@ -68,7 +68,7 @@ def _has_password(value: str) -> bool:
 
 
 def _debian_sources(folder: Path, release: str) -> tuple[str, str]:
-    """The mirror of this machine's own Debian and the sources of *release* on it; ("", "") on other systems."""
+    """The mirror of this machine's Debian and the sources of *release* on it; ("", "") on other systems."""
     archive, security = "", ""
     for address, suite in _apt_entries(folder):
         if re.fullmatch(r"(bookworm|trixie|forky|stable|testing)", suite):
@@ -77,13 +77,13 @@ def _debian_sources(folder: Path, release: str) -> tuple[str, str]:
             security = security or address
     if not archive or "ubuntu" in archive:
         return "", ""
-    stanzas = [
-        f"Types: deb\nURIs: {archive}\nSuites: {release} {release}-updates\nComponents: main\nSigned-By: {_KEYRING}\n"
-    ]
+    places = [(archive, f"{release} {release}-updates")]
     if security:
-        stanzas.append(
-            f"Types: deb\nURIs: {security}\nSuites: {release}-security\nComponents: main\nSigned-By: {_KEYRING}\n"
-        )
+        places.append((security, f"{release}-security"))
+    stanzas = (
+        f"Types: deb\nURIs: {address}\nSuites: {suites}\nComponents: main\nSigned-By: {_KEYRING}\n"
+        for address, suites in places
+    )
     return archive, "\n".join(stanzas)
 
 

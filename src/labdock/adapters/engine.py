@@ -37,7 +37,7 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """One container; ``status`` is the engine's word (created, running, exited ...), ``health`` "" without a check."""
+    """One container; ``status`` is the engine's word (running, exited ...), ``health`` "" without a check."""
 
     id: str
     name: str
@@ -105,7 +105,7 @@ class Engine:
                 raise
 
     async def pull(self, reference: str, *, timeout_s: float) -> bool:
-        """Fetch *reference* from its registry; False when no registry answers in time or it has no such image."""
+        """Fetch *reference* from its registry; False when none answers in time or it has no such image."""
         try:
             await asyncio.wait_for(self._docker.images.pull(reference), timeout=timeout_s)
         except (DockerError, TimeoutError, aiohttp.ClientError):
@@ -183,9 +183,20 @@ class Engine:
             await self._docker.containers.container(name).restart(t=grace_s)
 
     async def remove(self, name: str) -> None:
-        """Remove the container *name*, running or not; one that is not there is gone already."""
+        """Remove the container *name*, running or not; when this returns, the name is free.
+
+        Raises:
+            EngineError: It is still there after half a minute.
+        """
         with _ours(f"The engine did not remove {name}."), _missing_is_fine():
             await self._docker.containers.container(name).delete(force=True)
+            return
+        # Somebody else removes it already, or it was never there.
+        for _ in range(300):
+            if await self.inspect(name) is None:
+                return
+            await asyncio.sleep(0.1)
+        raise EngineError(f"{name} is still being removed after 30 seconds.")
 
     async def inspect(self, name: str) -> dict[str, Any] | None:
         """What the engine knows of the container *name*, or None if there is none."""

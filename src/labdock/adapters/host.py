@@ -204,7 +204,11 @@ def start_engine(log: Path) -> None:
     _drop_stale_pid(Path("/var/run/docker/containerd/containerd.pid"), "containerd")
     with log.open("ab") as output:
         subprocess.Popen(
-            ("dockerd",), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            (shutil.which("dockerd") or "dockerd",),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
 
 import aiohttp
+from yarl import URL
 
 from labdock.core.errors import HubError, StartError
 
@@ -172,7 +173,7 @@ class Visitor:
         return {"Authorization": f"token {self._token}"} if self._token else {}
 
     def _hub_xsrf(self) -> str:
-        cookies = self._http.cookie_jar.filter_cookies(f"{self._url}/hub/")  # type: ignore[arg-type]  # takes a text too
+        cookies = self._http.cookie_jar.filter_cookies(URL(f"{self._url}/hub/"))
         return cookies["_xsrf"].value if "_xsrf" in cookies else ""
 
     async def _page(self, method: str, path: str, *, form: dict[str, str] | None = None) -> str:
@@ -199,7 +200,11 @@ class Visitor:
             raise HubError(f"{path} does not answer ({error or type(error).__name__}).") from error
         if response.status >= 400:
             raise HubError(f"{path} answered {response.status}: {_plain(text)}")
-        return json.loads(text) if text else None
+        try:
+            return json.loads(text) if text else None
+        except ValueError as error:
+            # Somebody who may not is sent to the page for signing in.
+            raise HubError(f"{path} answered with a page: {_plain(text)}") from error
 
     async def _progress(self) -> AsyncIterator[dict[str, Any]]:
         """The start's events, as the hub sends them; ends with the last one."""

@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine(chosen: Chosen, environment: Mapping[str, str]) -> list[Finding]:
-    """Look at the machine, the engine, and this instance, in this order; later checks need the earlier ones."""
+    """Look at the machine, the engine, and this instance; a later check needs the earlier ones."""
     findings = [_system(), _python()]
     try:
         instance = find_instance(chosen, environment)

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import click
 
 from labdock import __version__
 from labdock.adapters import host
-from labdock.adapters.config_file import read_config, write_config
+from labdock.adapters.config_file import read_config, read_node, write_config
 from labdock.adapters.engine import Engine
 from labdock.cli import doctor as doctor_module
 from labdock.cli import up as up_module
@@ -34,9 +35,9 @@ from labdock.cli.operate import (
     take_down,
 )
 from labdock.core.compose import PARTS
-from labdock.core.config import dump
+from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
-from labdock.core.errors import ConfigError, LabdockError
+from labdock.core.errors import LabdockError
 from labdock.core.lifecycle import Plan
 
 Result = TypeVar("Result")
@@ -232,7 +233,8 @@ async def _up(engine: Engine, instance: Instance, console: Console) -> None:
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
             console.say(
-                "Next: open the link. Then `labdock users add NAME` invites somebody; `labdock verify` proves it all works."
+                "Next: open the link. Then `labdock users add NAME` invites somebody; "
+                "`labdock verify` proves it all works."
             )
         else:
             console.say("Next: `labdock users add NAME` invites somebody; `labdock status` shows what runs.")
@@ -453,14 +455,14 @@ def config_check(context: Context, file: Path | None, as_json: bool) -> None:
     """Check labdock.yaml and name every problem at once."""
     console = context.console(as_json=as_json)
     path = file or context.chosen.config or Path("labdock.yaml")
-    try:
-        read_config(path)
-    except ConfigError as error:
-        if not as_json:
-            raise
-        console.facts({"ok": False, "problems": list(error.details) or [error.message]}, lambda: None)
-        raise SystemExit(1) from error
-    console.facts({"ok": True, "problems": []}, lambda: console.say(f"{path} is fine. Next: `labdock up`."))
+    if as_json:
+        problems = [asdict(problem) for problem in find_problems(read_node(path))]
+        console.facts({"file": str(path), "ok": not problems, "problems": problems}, lambda: None)
+        if problems:
+            raise SystemExit(1)
+        return
+    read_config(path)
+    console.say(f"{path} is fine. Next: `labdock up`.")
 
 
 @config_group.command("show")

@@ -55,8 +55,8 @@ class Situation:
     deployment: Deployment
     wanted: Wanted
     plan: Plan
-    compose_text: str
-    record: Record
+    edge_listens: bool
+    """Whether this instance's own edge already has the port that it is to have."""
 
 
 def engine_plan(instance: Instance) -> Plan:
@@ -105,14 +105,13 @@ async def look(instance: Instance, engine: Engine) -> Situation:
     )
     record = Record(record.instance, record.subnet, str(instance.config_path or ""), instance.places.storage)
     deployment = _deployment(instance, record, facts, images)
-    compose_text = _compose_text(deployment)
     document = compose(deployment)
     wanted = Wanted(
         images=images,
         notebooks=tuple(sorted({image.base.removeprefix("builtin/") for image in instance.config.images})),
         files={
             RECORD: record.to_json(),
-            "compose.yaml": compose_text,
+            "compose.yaml": _compose_text(deployment),
             **part_files(deployment),
         },
         secrets=SECRETS,
@@ -122,7 +121,10 @@ async def look(instance: Instance, engine: Engine) -> Situation:
         },
     )
     found = await _found(instance, engine, wanted)
-    return Situation(deployment, wanted, plan_up(wanted, found), compose_text, record)
+    listens = "edge" in found.parts and f" {instance.config.site.listen}:" in found.files.get(
+        "compose.yaml", ""
+    )
+    return Situation(deployment, wanted, plan_up(wanted, found), listens)
 
 
 def check_first(situation: Situation, instance: Instance, facts: EngineFacts) -> None:
@@ -133,13 +135,18 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
     """
     acts = {step.act for step in situation.plan}
     listen = instance.config.site.listen
-    starting = [step.subject.split() for step in situation.plan if step.act is Act.START_PARTS]
-    if starting and "edge" in starting[0] and not _edge_listens(instance):
-        if not host.port_is_free(listen.address, listen.port):
-            raise HostError(
-                f"Port {listen.port} on {listen.address} is taken by another program.",
-                fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
-            )
+    starting = {
+        part for step in situation.plan if step.act is Act.START_PARTS for part in step.subject.split()
+    }
+    if (
+        "edge" in starting
+        and not situation.edge_listens
+        and not host.port_is_free(listen.address, listen.port)
+    ):
+        raise HostError(
+            f"Port {listen.port} on {listen.address} is taken by another program.",
+            fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
+        )
     root = Path(facts.root_dir)
     free = host.free_bytes(root if root.exists() else instance.state)
     if Act.BUILD in acts and free < DISK_NEEDED_BYTES:
@@ -154,12 +161,19 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
                 f"The shared folder {folder.name!r} ({folder.path}) is not there.",
                 fix="Make it, or leave out its path: then Labdock makes one in its storage.",
             )
+        if folder.path is not None:
+            _refuse_overlap(folder.name, Path(folder.path), instance)
 
 
-def _edge_listens(instance: Instance) -> bool:
-    """Whether this instance's own edge already has the port it is to have."""
-    text = host.read_text(instance.state / "compose.yaml") or ""
-    return f'"{instance.config.site.listen}:' in text or f"{instance.config.site.listen}:" in text
+def _refuse_overlap(name: str, path: Path, instance: Instance) -> None:
+    """Refuse to share what holds secrets or homes."""
+    shared = path.resolve()
+    for own in (instance.state.resolve(), Path(instance.places.storage).resolve()):
+        if shared == own or own in shared.parents or shared in own.parents:
+            raise HostError(
+                f"The shared folder {name!r} ({path}) and Labdock's own {own} overlap.",
+                fix="Share another folder: this one holds secrets or people's homes.",
+            )
 
 
 class Applier:
@@ -219,9 +233,7 @@ class Applier:
         if self._settings is None:
             self._settings = read_build_settings(os.environ, DEBIAN_RELEASE)
             for name in self._settings.with_passwords:
-                self._console.note(
-                    f"Note: your {name} carries a password; it goes into the images, where people can read it."
-                )
+                self._console.note(f"Note: your {name} carries a password; people can read it in the images.")
         return self._settings
 
     async def _get_debian(self, step: Step) -> None:

@@ -39,7 +39,7 @@ Plan = tuple[Step, ...]
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder below the state directory, with its mode and whether the service user owns it (otherwise root)."""
+    """A folder below the state directory, its mode, and whether the service user owns it."""
 
     path: str
     mode: int

@@ -30,7 +30,7 @@ RESERVED_NAMES = frozenset({"root", "lab", "nobody", "daemon"})
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person as the machine knows them; ``gid`` equals ``uid``, ``home`` is a folder's name below the homes."""
+    """One person as the machine knows them; ``home`` is a folder's name below the homes."""
 
     identity: str
     name: str

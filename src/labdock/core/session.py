@@ -64,7 +64,7 @@ class SharedFolder:
 
 @dataclass(frozen=True, slots=True)
 class ImageChoice:
-    """An image a person may choose: short id, words for the page, the engine's reference, whether it is the default."""
+    """An image to choose: short id, words for the page, the engine's reference, whether it is the default."""
 
     id: str
     label: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import quote
+
+from jupyterhub.app import JupyterHub
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
@@ -13,6 +16,7 @@ from labdock.core.session import SESSION_PORT
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.routes import keep_routes
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
 from labdock.hub.spawner import spawner_class
 from labdock.parts import AGENT_SOCKET, PROXY_API_SOCKET, SECRETS, SETTINGS, STATE
@@ -46,6 +50,15 @@ c.JupyterHub.proxy_class = "jupyterhub.proxy.ConfigurableHTTPProxy"
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(str(PROXY_API_SOCKET), safe='')}"
 c.ConfigurableHTTPProxy.auth_token = secret("proxy_token")
+
+
+async def restore_routes() -> None:
+    hub = JupyterHub.instance()
+    await hub.proxy.check_routes(hub.users, hub._service_map)
+
+
+# JupyterHub reads this file inside its event loop; the name keeps the task from being collected.
+routes_task = asyncio.get_running_loop().create_task(keep_routes(PROXY_API_SOCKET, restore_routes))
 
 # A restart of the hub leaves people's sessions alone, also one that is too busy to answer at once.
 c.JupyterHub.cleanup_servers = False

@@ -27,6 +27,8 @@ STOP_GRACE_S = 10
 LOOK_EVERY_S = 0.05
 """How often a starting session is asked whether Jupyter answers."""
 
+LAST_WORDS_LOOKS = 40
+
 CONTAINER_LOOK_EVERY_S = 1.0
 """How often it is asked whether its container still runs."""
 
@@ -52,7 +54,7 @@ class StartProgress:
     """The steps of one start, and everybody who watches them."""
 
     def __init__(self) -> None:
-        self.steps = STEPS
+        self.steps: tuple[Step, ...] = STEPS
         self.failure: LabdockError | None = None
         self._changed = asyncio.Event()
         self._begun = time.monotonic()
@@ -236,14 +238,21 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             if now > deadline:
                 raise StartError(
                     f"Jupyter did not answer within {self.start_timeout - STOP_GRACE_S} seconds.",
-                    fix="The machine may be very busy: try again. If it stays so, show the lines below to an administrator.",
+                    fix="The machine may be very busy: try again. "
+                    "If it stays so, show the lines below to an administrator.",
                     details=await self.engine.last_lines(spec.name),
                 )
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _ended_early(self, spec: SessionSpec) -> StartError:
         """Why the container ended before Jupyter answered."""
-        ended = await self.agent.ended(spec.name)
+        ended = None
+        for _ in range(LAST_WORDS_LOOKS):
+            # The agent writes the last words down right after the end.
+            ended = await self.agent.ended(spec.name)
+            if ended is not None:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
         if ended is None:
             return StartError("The container was removed while it started.", fix="Try again.")
         if ended.out_of_memory:
@@ -265,8 +274,11 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         if not self.container:
             return 0
         shown = await self.engine.inspect(self.container)
-        if shown is not None and shown["State"]["Status"] in {"created", "running", "paused", "restarting"}:
-            return None
+        if shown is not None:
+            state = shown["State"]
+            if state["Status"] in {"created", "running", "paused", "restarting"}:
+                return None
+            return int(state["ExitCode"])
         ended = await self.agent.ended(self.container)
         return ended.exit_code if ended is not None else 0
 

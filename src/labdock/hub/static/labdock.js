@@ -140,9 +140,7 @@
       const box = document.createElement("div");
       box.className = "ld-failure";
       box.setAttribute("role", "alert");
-      const cause = paragraph("ld-cause", ` ${event.cause}`);
-      cause.prepend(Object.assign(document.createElement("strong"), { textContent: "The session did not start." }));
-      box.append(cause);
+      box.append(paragraph("ld-cause", event.cause));
       if (event.fix) box.append(paragraph("ld-fix", event.fix));
       if (event.last_lines && event.last_lines.length) {
         box.append(paragraph("ld-lines-title", "The last lines it printed:"));

@@ -1,0 +1,99 @@
+"""Kernels go on while parts are restarted or killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from labdock.adapters.engine import Engine
+from labdock.adapters.visitor import Visitor
+from labdock.core.errors import HubError
+from tests.e2e.conftest import Guests
+from tests.stack import Stack
+
+COUNT = """
+import threading, time
+ticks = []
+def count():
+    while True:
+        ticks.append(time.time())
+        time.sleep(0.1)
+threading.Thread(target=count, daemon=True).start()
+print("counting")
+"""
+LONGEST_GAP = "print(max(b - a for a, b in zip(ticks, ticks[1:])) < 1.5, len(ticks) > 5)"
+
+
+async def kill_part(stack: Stack, part: str) -> None:
+    """End the process of *part* with SIGKILL, as a crash would."""
+    async with Engine(stack.engine_socket) as engine:
+        shown = await engine.inspect(f"{stack.instance}-{part}")
+    assert shown is not None
+    os.kill(shown["State"]["Pid"], signal.SIGKILL)
+
+
+async def until_back(stack: Stack, visitor: Visitor, kernel: str) -> str:
+    """What the kernel says as soon as the page reaches it again."""
+    for _ in range(300):
+        try:
+            if stack.api.healthy():
+                return await visitor.run_cell(kernel, LONGEST_GAP)
+        except (HubError, TimeoutError):
+            pass
+        await asyncio.sleep(0.1)
+    pytest.fail("the kernel did not come back within 30 s")
+
+
+@pytest.mark.parametrize(
+    "how", ["restart hub", "restart proxy", "restart", "kill hub", "kill agent", "kill proxy"]
+)
+async def test_a_kernel_goes_on_through(how: str, stack: Stack, guests: Guests) -> None:
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        assert await ada.run_cell(kernel, COUNT) == "counting\n"
+        before = stack.container_id(f"{stack.instance}-session-ada")
+        verb, _, part = how.partition(" ")
+        if verb == "restart":
+            done = await asyncio.to_thread(stack.labdock, "restart", *([part] if part else []))
+            assert done.returncode == 0, done.stderr
+        else:
+            await kill_part(stack, part)
+            await asyncio.sleep(1)
+        assert await until_back(stack, ada, kernel) == "True True\n"
+        assert stack.container_id(f"{stack.instance}-session-ada") == before
+        # The hub still knows the session as running: it can stop it.
+        await ada.stop()
+        assert stack.container_id(f"{stack.instance}-session-ada") is None
+
+
+async def test_an_open_websocket_survives_the_hub(stack: Stack, guests: Guests) -> None:
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        async with ada.channels(kernel) as socket:
+            done = await asyncio.to_thread(stack.labdock, "restart", "hub")
+            assert done.returncode == 0, done.stderr
+            assert not socket.closed
+            await socket.ping()
+
+
+async def test_an_upgrade_that_replaces_every_part_leaves_the_kernel_alone(
+    stack: Stack, guests: Guests
+) -> None:
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        assert await ada.run_cell(kernel, COUNT) == "counting\n"
+        hub_before = stack.container_id(f"{stack.instance}-hub")
+        assert stack.labdock("down", "--yes").returncode == 0
+        assert stack.labdock("up").returncode == 0
+        assert stack.container_id(f"{stack.instance}-hub") != hub_before
+        assert await until_back(stack, ada, kernel) == "True True\n"
+        await ada.stop()

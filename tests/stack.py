@@ -1,0 +1,159 @@
+"""A Labdock of the tests' own: its name, its state in a temporary folder, and the command line on it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labdock.adapters.engine import Engine
+from labdock.adapters.hub_api import HubApi
+from labdock.core.session import LABEL_INSTANCE
+
+PREFIX = "ldtest"
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One instance under test."""
+
+    instance: str
+    folder: Path
+    port: int
+    engine_socket: Path
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "labdock.yaml"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api(self) -> HubApi:
+        return HubApi(self.url, (self.state / "secrets/api_token").read_text().strip())
+
+    def command(self, *arguments: str) -> list[str]:
+        """The words that run ``labdock`` on this instance."""
+        options = ("--state", str(self.state), "--instance", self.instance, "--config", str(self.config))
+        return [str(Path(sys.executable).parent / "labdock"), *options, *arguments]
+
+    def labdock(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run ``labdock`` to its end, without a terminal."""
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=600,
+            env={**os.environ, **environment},
+            cwd=self.folder,
+        )
+
+    def facts(self, *arguments: str) -> Any:
+        """What a command prints with ``--json``; it must succeed."""
+        done = self.labdock(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def invite(self, name: str, *, admin: bool = False) -> str:
+        """A fresh invitation link for *name*."""
+        return str(self.api.add_user(name, admin=admin)["link"])
+
+    def remove(self, name: str) -> None:
+        """Remove *name* if they are there."""
+        if any(user["name"] == name for user in self.api.users()):
+            self.api.remove_user(name, home="delete")
+
+    def container_id(self, name: str) -> str | None:
+        """The engine's id of the container *name*, or None if there is none."""
+
+        async def look() -> str | None:
+            async with Engine(self.engine_socket) as engine:
+                shown = await engine.inspect(name)
+                return shown["Id"] if shown else None
+
+        # In a thread of its own: tests with an event loop ask too.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(look())).result()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_stack(folder: Path, engine_socket: Path, suffix: str = "") -> Stack:
+    """An instance that is configured but not up."""
+    stack = Stack(f"{PREFIX}{os.getpid()}{suffix}", folder, free_port(), engine_socket)
+    stack.config.write_text(
+        f"""\
+site: {{name: Test Lab, url: {stack.url}, contact: admin@lab.example}}
+login: {{admins: [mia]}}
+storage:
+  shared:
+    - {{name: datasets}}
+    - {{name: pool, write: everybody}}
+limits: {{cpus: 2, memory: 1G, shm: 256M, pids: 512}}
+"""
+    )
+    return stack
+
+
+@contextmanager
+def running_stack(folder: Path, engine_socket: Path, suffix: str = "") -> Iterator[Stack]:
+    """An instance that is up; down again afterwards, with everything it made on the engine."""
+    stack = make_stack(folder, engine_socket, suffix)
+    try:
+        done = stack.labdock("up")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        yield stack
+    finally:
+        take_down(stack)
+
+
+def take_down(stack: Stack) -> None:
+    """Remove everything of *stack* from the engine, also after half an ``up``."""
+    stack.labdock("down", "--all", "--yes")
+    asyncio.run(_remove_instance(stack.engine_socket, stack.instance))
+
+
+def sweep_left_over(engine_socket: Path) -> None:
+    """Remove what a killed test run left: instances named after a process that is gone."""
+
+    async def instances() -> set[str]:
+        async with Engine(engine_socket) as engine:
+            return {container.labels.get(LABEL_INSTANCE, "") for container in await engine.containers({})} | {
+                name.rsplit("-", 1)[0] for name, _ in await engine.network_subnets()
+            }
+
+    for instance in asyncio.run(instances()):
+        owner = re.fullmatch(rf"{PREFIX}(\d+)[a-z]*", instance)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            asyncio.run(_remove_instance(engine_socket, instance))
+
+
+async def _remove_instance(engine_socket: Path, instance: str) -> None:
+    async with Engine(engine_socket) as engine:
+        for container in await engine.containers({LABEL_INSTANCE: instance}):
+            await engine.remove(container.name)
+        for network in ("sessions", "edge"):
+            await engine.remove_network(f"{instance}-{network}")
