@@ -132,7 +132,7 @@
   };
 
   const showFailure = (event) => {
-    if (failed || leaving) return;
+    if (failed) return;
     failed = true;
     clearInterval(ticking);
     const place = document.getElementById("ld-failure-place");
@@ -169,6 +169,8 @@
 
   const events = new EventSource(pending.dataset.progressUrl);
   events.onmessage = (message) => {
+    // The hub calls a start that is being stopped "ready" for a moment.
+    if (leaving) return;
     const event = JSON.parse(message.data);
     for (const step of event.steps || []) showStep(step);
     if (event.ready) {
