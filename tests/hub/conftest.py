@@ -191,10 +191,12 @@ class Answer:
 class Browser:
     """One person's browser: cookies, and one address it comes from."""
 
-    def __init__(self, base: str, address: str) -> None:
+    def __init__(self, base: str, address: str, peer: str = "127.0.0.1") -> None:
         self.base = base
         self.address = address
-        self.http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        self.http = aiohttp.ClientSession(
+            cookie_jar=aiohttp.CookieJar(unsafe=True), connector=aiohttp.TCPConnector(local_addr=(peer, 0))
+        )
 
     async def ask(
         self, method: str, path: str, headers: dict[str, str] | None = None, **kwargs: Any
@@ -244,10 +246,10 @@ class Hub:
     later_s: float = 0.0
     browsers: list[Browser] = field(default_factory=list)
 
-    def browser(self, address: str | None = None) -> Browser:
+    def browser(self, address: str | None = None, peer: str = "127.0.0.1") -> Browser:
         # Each from an address of its own, unless told: the pace of tries must not join the tests.
         address = address or f"198.51.{len(self.browsers) // 250}.{len(self.browsers) % 250 + 1}"
-        self.browsers.append(Browser(self.base, address))
+        self.browsers.append(Browser(self.base, address, peer))
         return self.browsers[-1]
 
     async def api(self, method: str, path: str, token: str | None = None, **kwargs: Any) -> Answer:
@@ -291,6 +293,8 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     c.JupyterHub.log_level = "DEBUG"
     c.JupyterHub.public_url = PUBLIC_URL + "/"
     c.JupyterHub.bind_url = f"http://127.0.0.1:{port + 1}"
+    # Where the tests ask from: their browsers' made-up addresses count.
+    c.JupyterHub.trusted_downstream_ips = ["127.0.0.1"]
     c.JupyterHub.proxy_class = NoProxy
     c.JupyterHub.spawner_class = TinySpawner
     c.JupyterHub.allow_named_servers = True

@@ -96,6 +96,16 @@ async def test_the_sixth_wrong_try_waits_and_then_the_right_password_is_heard(hu
     assert (await browser.sign_in("dora", GOOD)).status == 302
 
 
+async def test_a_made_up_address_counts_only_from_the_proxy(hub: Hub) -> None:
+    await hub.member("dirk")
+    for i in range(PACE_FOR_NAME.free + 1):
+        guess = await hub.browser(f"203.0.113.{100 + i}", peer="127.0.0.9").sign_in("dirk", "not this one")
+        assert guess.status == 403
+    one_more = await hub.browser("203.0.113.200", peer="127.0.0.9").sign_in("dirk", GOOD)
+    assert one_more.status == 429
+    assert (await hub.browser("203.0.113.200").sign_in("dirk", GOOD)).status == 302
+
+
 async def test_a_burst_of_guesses_is_not_all_checked(hub: Hub) -> None:
     await hub.member("eve")
     browser = hub.browser("203.0.113.3")

@@ -29,7 +29,7 @@ from labdock.hub.people import (
     iso_time,
     sign_out_everywhere,
 )
-from labdock.hub.sign_in import SignIn
+from labdock.hub.sign_in import SignIn, address_of
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -197,7 +197,7 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
         present = self.get_body_argument("present", "", strip=False)
         try:
             if account.has_password and (
-                await self.sign_in.check(account.name, present, self.request.remote_ip or "") is None
+                await self.sign_in.check(account.name, present, address_of(self)) is None
             ):
                 raise BadRequestError("That is not your present password.", field="present")
             hashed = await self.sign_in.hash(

@@ -118,6 +118,20 @@ class SignIn:
             return False
 
 
+def address_of(handler: Any) -> str:
+    """The address that *handler*'s request came from.
+
+    A header that tells it counts only from the hub's own proxies (``trusted_downstream_ips``):
+    sessions reach the hub too, and could make up an address for each guess.
+    """
+    peer: str = handler.request.connection.context.address[0]
+    proxies = handler.app.trusted_downstream_ips
+    if proxies and peer not in proxies:
+        return peer
+    told: str = handler.request.remote_ip
+    return told
+
+
 class LocalAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has no type information
     """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
 
@@ -138,7 +152,7 @@ class LocalAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has
         if not name or not password:
             raise web.HTTPError(400, "Enter your name and your password.")
         try:
-            account = await self.sign_in.check(name.lower(), password, handler.request.remote_ip or "")
+            account = await self.sign_in.check(name.lower(), password, address_of(handler))
         except TooManyTriesError as error:
             refused = web.HTTPError(429, str(error))
             # JupyterHub sends these with the error's page.
