@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
@@ -39,6 +38,7 @@ from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
 from labdock.core.errors import LabdockError
 from labdock.core.lifecycle import Plan
+from labdock.core.session import INSTANCE_PATTERN
 
 Result = TypeVar("Result")
 
@@ -87,10 +87,10 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 
 def _instance_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
-        raise click.BadParameter("use a-z, 0-9 and single '-', beginning with a letter")
-    if value is not None and len(value) > 30:
-        raise click.BadParameter("use at most 30 characters")
+    if value is not None and not INSTANCE_PATTERN.fullmatch(value):
+        raise click.BadParameter(
+            "use up to 30 of a-z, 0-9 and single '-', beginning with a letter, and not the word 'session'"
+        )
     return value
 
 

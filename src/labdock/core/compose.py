@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from labdock.core.session import (
     LABEL_ROLE,
     ROLE_PART,
     ImageChoice,
+    Limits,
     SharedFolder,
 )
 from labdock.core.site import AgentRules, HubSettings
@@ -85,7 +87,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One instance, decided: what :func:`files` is made from.
+    """One instance, decided: what :func:`compose` and :func:`part_files` are made from.
 
     *images* maps a choice's id to the engine's reference; *owner_uid* is who runs ``labdock``.
     """
@@ -122,7 +124,8 @@ def choose_network(instance: str, taken: Iterable[str]) -> Network:
         if not any(subnet.overlaps(other) for other in used if other.version == 4):
             return Network(f"{instance}-sessions", bridge_name(instance), candidate)
     raise HostError(
-        f"All {len(_SUBNETS)} subnets that Labdock may use (10.213.0.0 to 10.223.255.255) are taken."
+        f"All {len(_SUBNETS)} subnets that Labdock may use (10.213.0.0 to 10.223.255.255) are taken.",
+        fix="Remove networks that nobody needs: docker network prune",
     )
 
 
@@ -182,7 +185,7 @@ def agent_rules(site: Deployment) -> AgentRules:
     )
 
 
-def _limits(site: Deployment) -> Any:
+def _limits(site: Deployment) -> Limits:
     limits = site.config.limits
     if limits.cpus is not None and limits.cpus > site.engine_cpus:
         # The engine refuses a share of more processors than there are.
@@ -365,14 +368,17 @@ def part_files(site: Deployment) -> dict[str, str]:
 def _part(
     site: Deployment, part: str, settings: str, own: Mapping[str, Any], probe: list[str]
 ) -> dict[str, Any]:
-    """What all parts share, with *own* on top; a changed *settings* text makes Compose replace the part."""
+    """What all parts share, with *own* on top.
+
+    A label holds the digest of all this and of the text *settings*: what changes replaces the part.
+    """
     # Each probe costs an exec; once a minute keeps an idle stack idle.
     check: dict[str, Any] = {"test": ["CMD", *probe], "interval": "60s", "timeout": "10s", "retries": 3}
     if site.engine_api >= (1, 44):  # Docker 25: probes may come quicker while a part starts
         check |= {"start_period": "60s", "start_interval": "1s"}
     else:
         check |= {"start_period": "5s"}
-    return {
+    service = {
         "image": site.server_image,
         "command": [part],
         "container_name": part_container(site.instance, part),
@@ -388,18 +394,24 @@ def _part(
             LABEL_INSTANCE: site.instance,
             LABEL_ROLE: ROLE_PART,
             "org.labdock.part": part,
-            "org.labdock.settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
         },
         "healthcheck": check,
         **own,
     }
+    digest = hashlib.sha256(json.dumps([service, settings], sort_keys=True).encode()).hexdigest()[:16]
+    return {**service, "labels": {**service["labels"], "org.labdock.settings": digest}}
 
 
 def _bind(source: str, target: str, *, read_only: bool = False) -> dict[str, Any]:
     return {
         "type": "bind",
-        "source": source,
-        "target": target,
+        "source": _literal(source),
+        "target": _literal(target),
         "read_only": read_only,
         "bind": {"create_host_path": False},
     }
+
+
+def _literal(text: str) -> str:
+    """*text* for Compose, which would take a "$" for the beginning of a variable."""
+    return text.replace("$", "$$")

@@ -26,6 +26,9 @@ NAMES_TARGET = "/var/lib/extrausers"
 
 SHARED_TARGET = "/shared"
 
+INSTANCE_PATTERN = re.compile(r"(?=.{1,30}$)(?!(?:.*-)?session(?:-|$))[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+"""What an instance may be called; never with the word "session", which ends it in a container's name."""
+
 SERVER_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,29}")
 """JupyterHub's own rule for a further session's name; the default session has the empty name."""
 
@@ -101,7 +104,8 @@ class SessionSpec:
 def container_name(instance: str, person: str, server: str = "") -> str:
     """The name of the container of *person*'s session *server* in *instance*.
 
-    Two people or sessions never share one: no person's name holds "--", which joins the two parts here.
+    Two instances, people or sessions never share one: no instance's name holds the word "session",
+    and no person's name holds "--", which joins the two parts here.
     """
     return f"{instance}-session-{person}" + (f"--{server}" if server else "")
 

@@ -1,0 +1,184 @@
+"""What a session is given, and what it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from labdock.core.compose import PARTS, part_container
+from labdock.core.errors import AccountError, BadRequestError
+from labdock.core.people import LAB_GID, Person, check_name
+from labdock.core.session import (
+    INSTANCE_PATTERN,
+    SERVER_NAME_PATTERN,
+    ImageChoice,
+    Limits,
+    Mount,
+    SessionSpec,
+    SharedFolder,
+    StartRequest,
+    container_name,
+    parse_start_request,
+    session_spec,
+)
+
+ADA = Person("local:1", "ada.l", 200_007, "ada.l-200007")
+IMAGES = (
+    ImageChoice("cpu", "Python", "labdock/cpu:1"),
+    ImageChoice("torch", "PyTorch", "labdock/torch:7", True),
+)
+FOLDERS = (
+    SharedFolder("datasets", "/data"),
+    SharedFolder("models", "/models", "admins"),
+    SharedFolder("pool", "/pool", "everybody"),
+)
+
+# Few words, so that the same ones meet in different places.
+words = st.lists(st.sampled_from(["session", "hub", "a", "b1", "edge"]), min_size=1, max_size=4)
+instances = words.map("-".join).filter(INSTANCE_PATTERN.fullmatch)
+people = words.map("-".join)
+servers = st.just("") | words.map("-".join).filter(SERVER_NAME_PATTERN.fullmatch) | st.just("a--b")
+sessions = st.tuples(instances, people, servers)
+
+
+def spec(**changes: Any) -> SessionSpec:
+    given: dict[str, Any] = {
+        "instance": "lab",
+        "person": ADA,
+        "server": "",
+        "admin": False,
+        "image": IMAGES[0],
+        "environment": {"LANG": "C.UTF-8"},
+        "homes_root": "/srv/homes",
+        "names_dir": "/srv/names",
+        "shared": FOLDERS,
+        "network": "lab-sessions",
+        "limits": Limits(),
+    }
+    return session_spec(**given | changes)
+
+
+@given(sessions, sessions)
+def test_two_sessions_never_share_a_containers_name(
+    one: tuple[str, str, str], other: tuple[str, str, str]
+) -> None:
+    assume(one != other)
+    assert container_name(*one) != container_name(*other)
+
+
+@given(sessions, instances, st.sampled_from(PARTS))
+def test_no_session_has_the_name_of_a_part(session: tuple[str, str, str], instance: str, part: str) -> None:
+    assert container_name(*session) != part_container(instance, part)
+
+
+@given(st.text("ab-_./:1 ", max_size=35))
+def test_no_persons_name_holds_what_joins_it_with_a_servers(name: str) -> None:
+    try:
+        check_name(name)
+    except AccountError:
+        return
+    assert "--" not in f"{name}"
+    assert not name.endswith("-")
+
+
+@pytest.mark.parametrize("name", ["labdock", "lab-2", "a", "a" * 30, "sessions", "my-sessions"])
+def test_an_instance_may_have_a_plain_name(name: str) -> None:
+    assert INSTANCE_PATTERN.fullmatch(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Lab",
+        "1a",
+        "a--b",
+        "-a",
+        "a-",
+        "a_b",
+        "a" * 31,
+        "session",
+        "my-session",
+        "session-2",
+        "a-session-b",
+    ],
+)
+def test_a_name_that_could_be_read_in_two_ways_is_no_instances(name: str) -> None:
+    assert not INSTANCE_PATTERN.fullmatch(name)
+
+
+def test_the_chosen_image_is_started_and_the_default_when_none_is_chosen() -> None:
+    assert parse_start_request({"image": "cpu"}, IMAGES) == StartRequest("cpu")
+    assert parse_start_request({}, IMAGES) == StartRequest("torch")
+    assert parse_start_request({}, IMAGES[:1]) == StartRequest("cpu")
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4))
+def test_an_image_that_is_not_offered_is_refused_with_what_is(wanted: object) -> None:
+    assume(wanted not in ("cpu", "torch"))
+    with pytest.raises(BadRequestError) as refused:
+        parse_start_request({"image": wanted}, IMAGES)
+    assert refused.value.field == "image"
+    assert refused.value.fix == "Choose one of: cpu, torch."
+    assert len(refused.value.message) < 500
+
+
+@given(
+    st.dictionaries(st.text(max_size=5).filter(lambda key: key != "image"), st.text(max_size=5), min_size=1)
+)
+def test_an_unknown_option_is_refused_by_its_name(options: dict[str, str]) -> None:
+    with pytest.raises(BadRequestError, match="Unknown option") as refused:
+        parse_start_request({**options, "image": "cpu"}, IMAGES)
+    assert refused.value.field == min(options)
+
+
+def test_a_session_runs_as_its_person_in_their_home() -> None:
+    made = spec()
+    assert (made.uid, made.gid, made.groups) == (200_007, 200_007, (LAB_GID,))
+    assert made.working_dir == "/home/ada.l"
+    assert made.mounts[0] == Mount("/srv/homes/ada.l-200007", "/home/ada.l", writable=True)
+    assert made.environment["HOME"] == "/home/ada.l"
+    assert made.environment["USER"] == made.environment["LOGNAME"] == "ada.l"
+
+
+def test_a_session_sees_everybodys_names_and_cannot_change_them() -> None:
+    assert Mount("/srv/names", "/var/lib/extrausers", writable=False) in spec().mounts
+
+
+@pytest.mark.parametrize(("admin", "writable"), [(False, ["pool"]), (True, ["models", "pool"])])
+def test_a_shared_folder_is_writable_for_those_it_says(admin: bool, writable: list[str]) -> None:
+    shared = [mount for mount in spec(admin=admin).mounts if mount.target.startswith("/shared/")]
+    assert [mount.target for mount in shared] == ["/shared/datasets", "/shared/models", "/shared/pool"]
+    assert [mount.target.removeprefix("/shared/") for mount in shared if mount.writable] == writable
+
+
+def test_the_hubs_environment_does_not_override_who_the_person_is_or_show_cards() -> None:
+    made = spec(environment={"HOME": "/root", "USER": "root", "NVIDIA_VISIBLE_DEVICES": "all", "LANG": "C"})
+    assert made.environment["HOME"] == "/home/ada.l"
+    assert made.environment["USER"] == "ada.l"
+    assert made.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert made.environment["LANG"] == "C"
+
+
+def test_the_labels_tell_what_the_container_is() -> None:
+    assert spec(server="gpu").labels == {
+        "org.labdock.instance": "lab",
+        "org.labdock.role": "session",
+        "org.labdock.person": "ada.l",
+        "org.labdock.identity": "local:1",
+        "org.labdock.image": "cpu",
+        "org.labdock.server": "gpu",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "hostname"),
+    [("ada.l", "", "ada-l"), ("a_b", "x", "a-b-x"), ("a" * 32, "b" * 30, "a" * 32 + "-" + "b" * 30)],
+)
+def test_a_hostname_is_one_that_dns_allows(name: str, server: str, hostname: str) -> None:
+    made = spec(person=Person("local:1", name, 200_007, f"{name}-200007"), server=server)
+    assert made.hostname == hostname
+    assert len(made.hostname) <= 63
