@@ -1,3 +1,5 @@
+"""A proxy that came back has its routes again."""
+
 from __future__ import annotations
 
 import asyncio
