@@ -114,8 +114,8 @@ class FakeEngine:
         for listener in self.listeners:
             listener.put_nowait(None)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[FakeEngine]:
+    def app(self) -> web.Application:
+        """The calls that are understood."""
         app = web.Application()
         versioned = "/v{version}"
         app.router.add_get("/_ping", self._ping)
@@ -130,7 +130,11 @@ class FakeEngine:
         app.router.add_delete(f"{versioned}/containers/{{id}}", self._delete)
         app.router.add_get(f"{versioned}/images/{{name:.+}}/json", self._image)
         app.router.add_get(f"{versioned}/events", self._events)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        return app
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FakeEngine]:
+        runner = web.AppRunner(self.app(), shutdown_timeout=0.1)
         await runner.setup()
         await web.UnixSite(runner, self.socket).start()
         try:

@@ -22,6 +22,9 @@ OLDEST_API = (1, 41)
 
 LAST_LINES = 20
 
+_NO_CONNECTION = 900
+"""The status that aiodocker makes up when nobody listens."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
@@ -132,8 +135,8 @@ class Engine:
             BuildError: With the last lines of the build.
         """
         lines: list[str] = []
-        context = await asyncio.to_thread(_context, files)
         try:
+            context = await asyncio.to_thread(_context, files)
             events = self._docker.images.build(
                 fileobj=context,
                 encoding="identity",
@@ -218,8 +221,9 @@ class Engine:
     async def follow_lines(self, name: str, count: int) -> AsyncIterator[str]:
         """The last *count* lines of *name*, and then each new one, until it stops."""
         container = self._docker.containers.container(name)
-        async for chunk in container.log(stdout=True, stderr=True, tail=count, follow=True):
-            yield chunk.rstrip("\n")
+        with _ours(f"The engine does not give the log of {name}."):
+            async for chunk in container.log(stdout=True, stderr=True, tail=count, follow=True):
+                yield chunk.rstrip("\n")
 
     async def remove_network(self, name: str) -> None:
         """Remove the network *name*; one that is not there is gone already."""
@@ -273,7 +277,7 @@ def _context(files: Mapping[str, bytes | Path]) -> io.BufferedIOBase:
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
     spool.seek(0)
-    return spool  # type: ignore[return-value]  # a binary file, whatever its wrapper's type
+    return spool
 
 
 class _ours:  # noqa: N801  reads as a phrase: ``with _ours("The engine did not ...")``
@@ -286,11 +290,11 @@ class _ours:  # noqa: N801  reads as a phrase: ``with _ours("The engine did not 
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DockerError):
+        if isinstance(error, DockerError) and error.status != _NO_CONNECTION:
             raise EngineError(f"{self._doing} It says: {error.message}") from error
-        if isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
+        if isinstance(error, (DockerError, aiohttp.ClientError, OSError, TimeoutError)):
             raise EngineError(
-                f"{self._doing} ({error or type(error).__name__})",
+                f"{self._doing} ({getattr(error, 'message', error) or type(error).__name__})",
                 fix="Is it running, and may you use its socket? `labdock doctor` looks.",
             ) from error
 
