@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -20,7 +19,7 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy", "all_p
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """*files* by path in the image, *arguments* of the build, *mirror* to make Debian from ("" if unknown)."""
+    """*files* by path in the image, *arguments* of the build, the *mirror* for Debian or ""."""
 
     files: Mapping[str, bytes]
     arguments: Mapping[str, str]
@@ -50,7 +49,11 @@ def read_build_settings(
     arguments = {
         name: value for name, value in environment.items() if name.lower() in _PROXY_VARIABLES and value
     }
-    told = {**{f"pip {k}": v for k, v in pip.items()}, **{f"npm {k}": v for k, v in npm.items()}}
+    told = {
+        **{f"pip {key}": value for key, value in pip.items()},
+        **{f"npm {key}": value for key, value in npm.items()},
+        **{f"/{path}": data.decode() for path, data in files.items() if path.startswith("etc/apt/")},
+    }
     return BuildSettings(
         files=files,
         arguments=arguments,
@@ -64,17 +67,21 @@ def _lines(settings: Mapping[str, str], equals: str) -> str:
 
 
 def _has_password(value: str) -> bool:
-    return any(urlsplit(word).password for word in value.split() if "://" in word)
+    return re.search(r"://[^/\s@]*:[^/\s@]+@", value) is not None
 
 
 def _debian_sources(folder: Path, release: str) -> tuple[str, str]:
     """The mirror of this machine's Debian and the sources of *release* on it; ("", "") on other systems."""
-    archive, security = "", ""
-    for address, suite in _apt_entries(folder):
-        if re.fullmatch(r"(bookworm|trixie|forky|stable|testing)", suite):
-            archive = archive or address
-        elif re.fullmatch(r"\w+-security", suite) and "ubuntu" not in address:
-            security = security or address
+    entries = [(_resolved(address), suite) for address, suite in _apt_entries(folder)]
+    entries = [(address, suite) for address, suite in entries if address.startswith("http")]
+    names = re.compile(r"bookworm|trixie|forky|stable|testing")
+    candidates = [address for address, suite in entries if names.fullmatch(suite)]
+    # Others use Debian's names for their own sources too; what has updates or ends like this is Debian.
+    updated = {address for address, suite in entries if suite.endswith("-updates")}
+    candidates.sort(key=lambda address: (address not in updated, not address.endswith("/debian")))
+    archive = candidates[0] if candidates else ""
+    secured = (address for address, suite in entries if re.fullmatch(r"\w+-security", suite))
+    security = next((address for address in secured if "ubuntu" not in address), "")
     if not archive or "ubuntu" in archive:
         return "", ""
     places = [(archive, f"{release} {release}-updates")]
@@ -102,6 +109,15 @@ def _apt_entries(folder: Path) -> list[tuple[str, str]]:
                 for address in fields.get("URIs", "").split():
                     found += [(address.rstrip("/"), suite) for suite in fields.get("Suites", "").split()]
     return found
+
+
+def _resolved(address: str) -> str:
+    """*address*, or the first one in the list of mirrors that it names, as cloud images do."""
+    if not address.startswith("mirror+file:"):
+        return address
+    path = Path(re.sub("^mirror[+]file:/*", "/", address))
+    lines = path.read_text().split() if path.is_file() else []
+    return next((line.rstrip("/") for line in lines if line.startswith("http")), "")
 
 
 def _output(*command: str) -> str:

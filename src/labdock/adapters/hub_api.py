@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -25,7 +26,7 @@ class HubApi:
         try:
             with self._opener.open(Request(f"{self._url}/hub/health"), timeout=timeout_s) as response:  # noqa: S310  our own http URL
                 return bool(response.status == 200)
-        except (OSError, ValueError):
+        except (OSError, HTTPException, ValueError):
             return False
 
     def users(self) -> list[dict[str, Any]]:
@@ -61,9 +62,10 @@ class HubApi:
                 return json.loads(response.read() or b"null")
         except HTTPError as error:
             raise HubError(_message(error)) from error
-        except URLError as error:
+        except (OSError, HTTPException, ValueError) as error:
+            # The last is another program's answer, which listens where the hub should.
             raise HubError(
-                f"The hub does not answer at {self._url} ({error.reason}).",
+                f"The hub does not answer at {self._url} ({getattr(error, 'reason', error)}).",
                 fix="`labdock status` tells what runs.",
             ) from error
 
