@@ -24,7 +24,8 @@ _PATIENCE = aiohttp.ClientTimeout(total=60)
 class Visitor:
     """One person at *url*, with the cookies of one browser.
 
-    Every method raises HubError with the status and the page's own words when the site refuses.
+    Every method raises HubError when the site refuses, with the status and the page's own words, and
+    when it does not answer.
     """
 
     def __init__(self, url: str, http: aiohttp.ClientSession) -> None:
@@ -95,8 +96,11 @@ class Visitor:
         """The WebSocket of *kernel*."""
         address = f"{self._url}{self._session}/api/kernels/{kernel}/channels"
         address = "ws" + address.removeprefix("http")
-        async with self._http.ws_connect(address, headers=self._headers()) as socket:
-            yield socket
+        try:
+            async with self._http.ws_connect(address, headers=self._headers()) as socket:
+                yield socket
+        except aiohttp.ClientError as error:
+            raise HubError(f"The kernel's WebSocket broke: {error or type(error).__name__}.") from error
 
     async def run_cell(self, kernel: str, code: str, *, timeout_s: float = 60.0) -> str:
         """Run *code* in *kernel* over its WebSocket; returns all it printed.
@@ -165,7 +169,7 @@ class Visitor:
 
     async def _expect_name(self, name: str) -> None:
         page = await self._page("GET", "/hub/home")
-        if f"/hub/api/users/{name}" not in page and f">{name}<" not in page and name not in page:
+        if f">{name}<" not in page:
             raise HubError(f"The home page does not show {name} as signed in.")
         self.name = name
 
@@ -211,14 +215,16 @@ class Visitor:
         address = f"{self._url}/hub/api/users/{quote(self.name)}/server/progress"
         headers = {"X-XSRFToken": self._hub_xsrf(), "Referer": f"{self._url}/hub/home"}
         timeout = aiohttp.ClientTimeout(total=None)
-        async with self._http.get(address, headers=headers, timeout=timeout) as response:
-            if response.status >= 400:
-                raise HubError(
-                    f"The start's progress answered {response.status}: {_plain(await response.text())}"
-                )
-            async for line in response.content:
-                if line.startswith(b"data: "):
-                    yield json.loads(line.removeprefix(b"data: "))
+        try:
+            async with self._http.get(address, headers=headers, timeout=timeout) as response:
+                if response.status >= 400:
+                    text = _plain(await response.text())
+                    raise HubError(f"The start's progress answered {response.status}: {text}")
+                async for line in response.content:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line.removeprefix(b"data: "))
+        except aiohttp.ClientError as error:
+            raise HubError(f"The start's progress broke off: {error or type(error).__name__}.") from error
 
 
 def _xsrf(page: str) -> str:
