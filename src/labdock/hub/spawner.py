@@ -27,6 +27,9 @@ STOP_GRACE_S = 10
 LOOK_EVERY_S = 0.05
 """How often a starting session is asked whether Jupyter answers."""
 
+ANSWER_WITHIN_S = 2.0
+"""How long one such question may hang, so that a container that has died is noticed."""
+
 LAST_WORDS_LOOKS = 40
 
 CONTAINER_LOOK_EVERY_S = 1.0
@@ -131,11 +134,21 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     # What JupyterHub keeps across a restart of the hub.
 
     def get_state(self) -> dict[str, Any]:
-        return {**super().get_state(), **({"container": self.container} if self.container else {})}
+        state: dict[str, Any] = super().get_state()
+        if self.container:
+            state["container"] = self.container
+        failure = self.start_progress.failure
+        if failure is not None:
+            # JupyterHub forgets a spawner that failed; the start page still tells why.
+            state["failure"] = [failure.message, failure.fix, list(failure.details)]
+        return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.container = state.get("container", "")
+        if "failure" in state:
+            message, fix, details = state["failure"]
+            self.start_progress.failure = StartError(message, fix=fix, details=tuple(details))
 
     def clear_state(self) -> None:
         super().clear_state()
@@ -175,7 +188,11 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
                 error,
                 "".join(f"\n    {line}" for line in error.details),
             )
-            await self._remove_container()
+            try:
+                await self._remove_container()
+            except LabdockError as left:
+                # The next start removes it; the person is told why this one failed.
+                self.log.warning("%s's container stays behind: %s", self.user.name, left)
             # Lets whoever watches the steps see the cause before the hub closes their stream.
             await asyncio.sleep(0)
             raise pages.not_started(error) from error
@@ -212,15 +229,28 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             network=settings.network,
             limits=settings.limits,
         )
+        # Known before it is made, so that a start that is cancelled half-way is cleaned up.
+        self.container = spec.name
         # One left over from a start that a dying hub did not finish would hold the name.
         await self.engine.remove(spec.name)
         await self.engine.create(spec.name, container_body(spec))
-        self.container = spec.name
         await self.engine.start(spec.name)
         progress.begin("jupyter")
-        url = f"http://{spec.name}:{SESSION_PORT}"
+        url = f"http://{await self._address(spec)}:{SESSION_PORT}"
         await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
         return url
+
+    async def _address(self, spec: SessionSpec) -> str:
+        """The container's address on the sessions' network, which stays as long as the container lives.
+
+        Not its name: to resolve the name of one that has died takes the hub's and the proxy's few
+        resolver threads many seconds, and everybody else waits with it.
+        """
+        shown = await self.engine.inspect(spec.name)
+        address = shown["NetworkSettings"]["Networks"][spec.network]["IPAddress"] if shown else ""
+        if not address:
+            raise await self._ended_early(spec)
+        return str(address)
 
     def _image(self) -> ImageChoice:
         request = parse_start_request(self.user_options, self.settings.images)
@@ -256,9 +286,15 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         if ended is None:
             return StartError("The container was removed while it started.", fix="Try again.")
         if ended.out_of_memory:
-            memory = (spec.limits.memory_bytes or 0) / 2**30
+            memory_bytes = spec.limits.memory_bytes
+            if memory_bytes is None:
+                return StartError(
+                    "The machine ran out of memory while the session was starting.",
+                    fix="Try again later, or ask an administrator to set limits.memory.",
+                    details=ended.last_lines,
+                )
             return StartError(
-                f"The session needed more than its {memory:.1f} GiB of memory while starting.",
+                f"The session needed more than its {memory_bytes / 2**30:.1f} GiB of memory while starting.",
                 fix="Ask an administrator to raise limits.memory.",
                 details=ended.last_lines,
             )
@@ -310,7 +346,8 @@ def spawner_class(
 async def _answers(url: str) -> bool:
     """Whether a notebook server answers at *url*, whatever it says."""
     try:
-        response = await fetch(url, raise_for_status=False, allow_redirects=False)
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            response = await fetch(url, raise_for_status=False, allow_redirects=False)
     except (ClientError, OSError, TimeoutError):
         return False
     return bool(response.status < 500)
