@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
-import subprocess
-import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,172 +12,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from aiohttp import web
 
 from labdock.adapters.engine import LAST_LINES, Engine
 from labdock.core.compose import choose_network
 from labdock.core.errors import BuildError, EngineError
 from labdock.core.session import LABEL_INSTANCE
-from tests.agent.engines import DOCKER_SOCKET, FakeContainer, FakeEngine, docker
+from tests.adapters.engines import SLEEPS, WholeFakeEngine
+from tests.agent.engines import DOCKER_SOCKET, docker
 from tests.stack import PREFIX
 
 LABEL = {LABEL_INSTANCE: f"{PREFIX}{os.getpid()}engine"}
 """The mark by which what a killed run leaves behind is found and removed."""
-
-SLEEPS = ["sleep", "1000"]
-
-
-class WholeFakeEngine(FakeEngine):
-    """The agent's fake engine with what the command line needs on top: facts, builds, networks.
-
-    A container runs its command on this machine, when it is one that ends at once; so does a build.
-    """
-
-    image = "small:1"
-
-    def __init__(self, socket_path: str) -> None:
-        super().__init__(socket_path)
-        self.images = {self.image: 7}
-        self.networks: dict[str, str] = {"none": ""}
-        self.version = {"Version": "20.10.24", "ApiVersion": "1.41"}
-        self.info = {
-            "NCPU": 4,
-            "MemTotal": 2**33,
-            "DockerRootDir": "/var/lib/docker",
-            "SecurityOptions": None,
-        }
-        self.registry: list[dict[str, str]] | None = None
-        self.removal_s = 0.0
-        self.hangs_up_in_builds = False
-
-    def app(self) -> web.Application:
-        app = super().app()
-        versioned = "/v{version}"
-        app.router.add_get(f"{versioned}/info", self._info)
-        app.router.add_post(f"{versioned}/build", self._build)
-        app.router.add_post(f"{versioned}/images/create", self._pull)
-        app.router.add_post(f"{versioned}/images/{{name:.+}}/tag", self._tag)
-        app.router.add_get(f"{versioned}/networks", self._networks)
-        app.router.add_get(f"{versioned}/networks/{{name}}", self._network)
-        app.router.add_delete(f"{versioned}/networks/{{name}}", self._remove_network)
-        app.router.add_post(f"{versioned}/containers/{{id}}/restart", self._restart)
-        return app
-
-    def make_network(self, name: str, subnet: str) -> None:
-        self.networks[name] = subnet
-
-    async def _version(self, request: web.Request) -> web.Response:
-        return web.json_response(self.version)
-
-    async def _info(self, request: web.Request) -> web.Response:
-        return web.json_response(self.info)
-
-    async def _image(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if name not in self.images:
-            return web.json_response({"message": f"No such image: {name}"}, status=404)
-        return web.json_response({"Size": self.images[name]})
-
-    async def _tag(self, request: web.Request) -> web.Response:
-        self.images[f"{request.query['repo']}:{request.query['tag']}"] = self.images[
-            request.match_info["name"]
-        ]
-        return web.Response(status=201)
-
-    async def _pull(self, request: web.Request) -> web.Response:
-        if self.registry is None:
-            await asyncio.sleep(10)
-        self.images[request.query["fromImage"]] = 1
-        return web.Response(text="".join(json.dumps(event) + "\n" for event in self.registry or ()))
-
-    async def _create(self, request: web.Request) -> web.Response:
-        image = (await request.json())["Image"]
-        if image not in self.images:
-            return web.json_response({"message": f"No such image: {image}"}, status=404)
-        return await super()._create(request)
-
-    async def _start(self, request: web.Request) -> web.Response:
-        one = self._find(request)
-        one.state = "running"
-        if one.body["Cmd"] != SLEEPS:
-            await self._run(one)
-        return web.Response(status=204)
-
-    async def _run(self, one: FakeContainer) -> None:
-        ran = await asyncio.to_thread(subprocess.run, one.body["Cmd"], stdout=subprocess.PIPE, check=False)
-        one.output += ran.stdout.splitlines(keepends=True)
-        self.end(one, ran.returncode)
-
-    async def _restart(self, request: web.Request) -> web.Response:
-        self._find(request).state = "running"
-        return web.Response(status=204)
-
-    async def _stop(self, request: web.Request) -> web.Response:
-        return (
-            web.Response(status=304)
-            if self._find(request).state == "exited"
-            else await super()._stop(request)
-        )
-
-    async def _delete(self, request: web.Request) -> web.Response:
-        one = self._find(request)
-        if one.state == "removing":
-            return web.json_response({"message": f"removal of {one.name} is already in progress"}, status=409)
-        one.state = "removing"
-        await asyncio.sleep(self.removal_s)
-        del self.by_id[one.id]
-        return web.Response(status=204)
-
-    async def _networks(self, request: web.Request) -> web.Response:
-        return web.json_response(
-            [
-                {"Name": name, "IPAM": {"Config": [{"Subnet": subnet}] if subnet else None}}
-                for name, subnet in self.networks.items()
-            ]
-        )
-
-    async def _network(self, request: web.Request) -> web.Response:
-        if (name := request.match_info["name"]) not in self.networks:
-            return web.json_response({"message": f"network {name} not found"}, status=404)
-        return web.json_response({"Id": name, "Name": name})
-
-    async def _remove_network(self, request: web.Request) -> web.Response:
-        del self.networks[request.match_info["name"]]
-        return web.Response(status=204)
-
-    async def _build(self, request: web.Request) -> web.StreamResponse:
-        tag = request.query["t"]
-        response = web.StreamResponse()
-        await response.prepare(request)
-
-        async def say(**event: object) -> None:
-            await response.write(json.dumps(event).encode() + b"\r\n")
-
-        context = Path(self.socket).parent / "context"
-        with tarfile.open(fileobj=io.BytesIO(await request.read())) as archive:
-            archive.extractall(context, filter="tar")
-        for line in (context / "Dockerfile").read_text().splitlines():
-            await say(stream=f"Step : {line}\n")
-            if self.hangs_up_in_builds:
-                assert request.transport is not None
-                request.transport.close()
-                return response
-            if line.startswith("RUN "):
-                ran = await asyncio.to_thread(
-                    subprocess.run,
-                    ["sh", "-c", line[4:]],
-                    cwd=context,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    check=False,
-                )
-                await say(stream=ran.stdout)
-                if ran.returncode:
-                    message = f"The command returned a non-zero code: {ran.returncode}"
-                    await say(errorDetail={"message": message}, error=message)
-                    return response
-        self.images[tag] = 1
-        return response
 
 
 class MachinesEngine:

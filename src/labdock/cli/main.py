@@ -99,7 +99,7 @@ def _instance_name(context: click.Context, parameter: click.Parameter, value: st
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="State directory. Default: /var/lib/labdock for root, ~/.local/share/labdock for others.",
+    help="State directory. Default: /var/lib/INSTANCE for root, ~/.local/share/INSTANCE for others.",
 )
 @click.option(
     "--instance",
@@ -492,12 +492,9 @@ def config_schema() -> None:
 def main() -> None:
     """Run the command line; exit 0, 1 (failed) or 2 (wrong usage)."""
     try:
-        cli.main(standalone_mode=False)
-    except click.Abort:
+        cli.main(prog_name="labdock", standalone_mode=False)
+    except click.Abort:  # also Ctrl-C
         click.echo("Stopped. Run the command again to go on.", err=True)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        click.echo("\nStopped. Run the command again to go on.", err=True)
         raise SystemExit(1) from None
     except click.ClickException as error:
         error.show()
