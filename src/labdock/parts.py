@@ -14,6 +14,8 @@ STATE = Path("/var/lib/labdock")
 AGENT_SOCKET = RUN / "agent/agent.sock"
 PROXY_API_SOCKET = RUN / "proxy/api.sock"
 EDGE_SOCKET = RUN / "edge/proxy.sock"
+PROXY_WAITING_SOCKET = RUN / "edge/proxy.waiting.sock"
+"""Where a proxy listens until the hub has given it its routes and renames the socket to EDGE_SOCKET."""
 ENGINE_SOCKET = RUN / "engine.sock"
 
 
@@ -31,8 +33,8 @@ def run_clean() -> None:
 
 
 def run_proxy() -> None:
-    for path in (PROXY_API_SOCKET, EDGE_SOCKET):
-        # Left behind by a killed predecessor, it would keep this one from listening.
+    for path in (EDGE_SOCKET, PROXY_WAITING_SOCKET, PROXY_API_SOCKET):
+        # Left behind by a predecessor, it would keep this one from listening, or lead nowhere.
         path.unlink(missing_ok=True)
     os.environ["CONFIGPROXY_AUTH_TOKEN"] = (SECRETS / "proxy_token").read_text().strip()
     _become(
@@ -40,7 +42,7 @@ def run_proxy() -> None:
         "--max-old-space-size=256",
         "/opt/labdock/proxy/node_modules/.bin/configurable-http-proxy",
         "--socket",
-        str(EDGE_SOCKET),
+        str(PROXY_WAITING_SOCKET),
         "--api-socket",
         str(PROXY_API_SOCKET),
         # The edge has set X-Forwarded-*; over a Unix socket there is no address to add.

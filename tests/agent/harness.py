@@ -98,6 +98,6 @@ async def running_agent(
 async def until(claim: Callable[[], Any], *, within_s: float = 10.0) -> Any:
     """What *claim* says once it is true; it must be so within *within_s* seconds."""
     async with asyncio.timeout(within_s):
-        while not (said := claim()):  # noqa: ASYNC110  what it waits for is another process's
+        while not (said := claim()):
             await asyncio.sleep(0.02)
     return said

@@ -1,36 +1,32 @@
-"""A proxy that came back has its routes again."""
-
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
 
-from labdock.hub.routes import keep_routes
+from labdock.hub.routes import admit_proxy
 
 
-async def test_routes_are_restored_each_time_the_proxy_comes_back_and_only_then(tmp_path: Path) -> None:
-    socket = tmp_path / "api.sock"
-    socket.touch()
+async def test_a_proxy_is_let_in_each_time_it_comes_and_only_with_its_routes(tmp_path: Path) -> None:
+    waiting, admitted = tmp_path / "waiting.sock", tmp_path / "proxy.sock"
     restored = 0
-    fails = 1
+    failures = 2
 
     async def restore() -> None:
-        nonlocal restored, fails
-        if fails:
-            fails -= 1
+        nonlocal restored, failures
+        assert waiting.exists()
+        if failures:
+            failures -= 1
             raise ConnectionRefusedError
         restored += 1
 
-    task = asyncio.create_task(keep_routes(socket, restore))
-    await asyncio.sleep(0.6)
-    assert restored == 0
+    task = asyncio.create_task(admit_proxy(waiting, admitted, restore))
+    await asyncio.sleep(0.3)
+    assert not admitted.exists()
     for expected in (1, 2):
-        socket.unlink()
-        await asyncio.sleep(0.3)
-        socket.touch()
+        waiting.write_text(f"proxy {expected}")
         async with asyncio.timeout(5):
-            while restored < expected:
+            while waiting.exists():
                 await asyncio.sleep(0.02)
-    await asyncio.sleep(0.6)
-    assert restored == 2
+        assert admitted.read_text() == f"proxy {expected}"
+        assert restored == expected
     task.cancel()

@@ -62,7 +62,7 @@ class Console:
         else:
             self.note(f"… {text}")
             yield (lambda line: self.note(f"    {line}")) if self.verbose else (lambda line: None)
-        self._rich.print(f"✓ {text}  {time.monotonic() - begun:.1f} s", markup=False)
+        self._rich.print(f"✓ {text}  {time.monotonic() - begun:.1f} s", markup=False, soft_wrap=True)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before a change; with *yes* or without a terminal to ask on, go on or refuse.

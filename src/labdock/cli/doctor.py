@@ -107,10 +107,14 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
             ]
         parts = {part.labels.get("org.labdock.part"): part for part in await parts_of(instance, engine)}
         for part in PARTS:
-            seen = f"{parts[part].status} {parts[part].health}".strip() if part in parts else "not there"
+            seen = parts[part].status if part in parts else "not there"
+            if part in parts and parts[part].health == "unhealthy":
+                seen += ", unhealthy"
             ok = part in parts and parts[part].status == "running" and parts[part].health != "unhealthy"
             findings.append(
-                Finding(part, ok, seen, f"Run `labdock up`; `labdock logs {part}` shows what it said.")
+                Finding(
+                    f"part {part}", ok, seen, f"Run `labdock up`; `labdock logs {part}` shows what it said."
+                )
             )
     findings += await _agent(instance)
     findings.append(_hub(instance))
@@ -140,10 +144,13 @@ async def _agent(instance: Instance) -> list[Finding]:
     try:
         problems = await AgentClient(instance.agent_socket).health()
     except LabdockError as error:
-        return [Finding("agent", False, error.message, "`labdock restart agent`")]
+        return [Finding("agent answers", False, error.message, "`labdock restart agent`")]
     if not problems:
         return [Finding("sessions kept apart", True, "the firewall rules are in place")]
-    return [Finding("agent", False, problem, "`labdock logs agent` says more.") for problem in problems]
+    return [
+        Finding("sessions kept apart", False, problem, "`labdock logs agent` says more.")
+        for problem in problems
+    ]
 
 
 def _hub(instance: Instance) -> Finding:
@@ -160,6 +167,8 @@ def _hub(instance: Instance) -> Finding:
 def _secrets(instance: Instance) -> Finding:
     """Whether others may read the secrets."""
     folder = instance.state / "secrets"
+    if not folder.is_dir():
+        return Finding("secrets", False, f"there are none in {folder}", "Run `labdock up`.")
     if os.geteuid() != 0 and not os.access(folder, os.R_OK):
         return Finding("secrets", True, "not readable by you")
     loose = [path.name for path in sorted(folder.iterdir()) if path.stat().st_mode & 0o077]

@@ -143,7 +143,7 @@ def read_record(state: Path) -> Record | None:
 def _config_path(chosen: Chosen, record: Record | None) -> Path | None:
     if chosen.config is not None:
         return chosen.config.absolute()
-    here = Path(DEFAULT_CONFIG)
     if record is not None and record.config:
         return Path(record.config)
-    return here.absolute() if here.exists() and record is None else None
+    here = Path(DEFAULT_CONFIG).absolute()
+    return here if here.exists() else None

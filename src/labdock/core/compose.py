@@ -162,6 +162,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         homes_root=site.places.homes,
         names_dir=site.places.names,
         network=site.network.name,
+        proxy_ip=site.network.proxy_ip,
         jupyterhub=config.jupyterhub,
     )
 
@@ -212,13 +213,13 @@ def caddyfile(site: Deployment) -> str:
 	}}
 	header -Server
 	reverse_proxy unix//run/labdock/edge/proxy.sock {{
-		lb_try_duration 3s
+		lb_try_duration 30s
 		lb_try_interval 100ms
 		fail_duration 0
 	}}
 	handle_errors 502 503 504 {{
-		root * /opt/labdock/lib/labdock/hub/static
-		rewrite * /unavailable.html
+		root * /opt/labdock/lib/labdock/hub/static/errors
+		rewrite * /503.html
 		header Retry-After 5
 		header Cache-Control no-store
 		file_server {{
@@ -306,6 +307,7 @@ def compose(site: Deployment) -> dict[str, Any]:
                         _bind(f"{state}/hub", "/var/lib/labdock"),
                         _bind(f"{state}/run/agent", "/run/labdock/agent"),
                         _bind(f"{state}/run/proxy", "/run/labdock/proxy"),
+                        _bind(f"{state}/run/edge", "/run/labdock/edge"),
                     ],
                 },
                 ["curl", "-fsS", "-o", "/dev/null", f"http://127.0.0.1:{HUB_PORT}/hub/health"],

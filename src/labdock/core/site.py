@@ -15,6 +15,7 @@ class HubSettings:
     """What the hub needs to know; read once when it starts, from ``hub.json``.
 
     ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
+    ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
     ``jupyterhub`` is the escape hatch: plain JupyterHub configuration, class name to trait to value.
     """
 
@@ -30,6 +31,7 @@ class HubSettings:
     homes_root: str
     names_dir: str
     network: str
+    proxy_ip: str
     jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyterhub.app import JupyterHub
+from jupyterhub.httpclient import fetch
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
@@ -16,10 +17,18 @@ from labdock.core.session import SESSION_PORT
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
-from labdock.hub.routes import keep_routes
+from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
 from labdock.hub.spawner import spawner_class
-from labdock.parts import AGENT_SOCKET, PROXY_API_SOCKET, SECRETS, SETTINGS, STATE
+from labdock.parts import (
+    AGENT_SOCKET,
+    EDGE_SOCKET,
+    PROXY_API_SOCKET,
+    PROXY_WAITING_SOCKET,
+    SECRETS,
+    SETTINGS,
+    STATE,
+)
 
 c: Any = globals()["c"]
 settings = HubSettings.from_json((SETTINGS / "hub.json").read_text())
@@ -53,12 +62,16 @@ c.ConfigurableHTTPProxy.auth_token = secret("proxy_token")
 
 
 async def restore_routes() -> None:
+    # It listens when all else is ready.
+    await fetch(f"http://127.0.0.1:{HUB_PORT}/hub/health")
     hub = JupyterHub.instance()
     await hub.proxy.check_routes(hub.users, hub._service_map)
 
 
 # JupyterHub reads this file inside its event loop; the name keeps the task from being collected.
-routes_task = asyncio.get_running_loop().create_task(keep_routes(PROXY_API_SOCKET, restore_routes))
+routes_task = asyncio.get_running_loop().create_task(
+    admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes)
+)
 
 # A restart of the hub leaves people's sessions alone, also one that is too busy to answer at once.
 c.JupyterHub.cleanup_servers = False
@@ -75,7 +88,8 @@ c.Spawner.default_url = "/lab"
 # A start is shown step by step on its own page at once, not after ten silent seconds.
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "slow_stop_timeout": 2}
 
-# People and pages.
+# People and pages. The edge alone tells where a request came from, and the proxy hands that on.
+c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]
 c.JupyterHub.authenticator_class = LocalAuthenticator
 c.LocalAuthenticator.sign_in = sign_in
 c.JupyterHub.extra_handlers = pages.extra_handlers(settings, sign_in, agent)

@@ -33,7 +33,7 @@ from labdock.hub.sign_in import SignIn, address_of
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
-UNAVAILABLE_PAGE = STATIC / "unavailable.html"
+UNAVAILABLE_PAGE = STATIC / "errors/503.html"
 """For the edge to send with status 503 while the hub is away; needs nothing else."""
 
 _parts = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)

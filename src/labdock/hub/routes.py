@@ -1,38 +1,26 @@
-"""Gives a proxy that came back its routes again, at once."""
+"""Lets people through a proxy that has started only when it knows its routes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.1
 
 
-async def keep_routes(proxy_socket: Path, restore: Callable[[], Awaitable[None]]) -> None:
-    """Call *restore* whenever *proxy_socket* was made anew; runs until cancelled.
+async def admit_proxy(waiting: Path, admitted: Path, restore: Callable[[], Awaitable[None]]) -> None:
+    """Whenever the proxy's socket *waiting* appears, *restore* its routes and rename it to *admitted*.
 
-    A restarted proxy knows no routes, and JupyterHub itself would look only every five minutes.
-    It makes its socket anew when it starts, so one ``stat`` tells. *restore* raises OSError while
-    the proxy does not listen yet, and is then called again.
+    A proxy starts without routes and would answer everybody that their session does not run;
+    JupyterHub itself looks only every five minutes. The edge knows the name *admitted* alone and lets
+    requests wait for it. *restore* raises OSError while hub or proxy are not ready; then it is called
+    again. Runs until cancelled.
     """
-    served = _made(proxy_socket)
     while True:
+        if waiting.exists():  # noqa: ASYNC240  one look at a file in memory
+            with contextlib.suppress(OSError, TimeoutError):
+                await restore()
+                waiting.replace(admitted)  # noqa: ASYNC240  the same
         await asyncio.sleep(LOOK_EVERY_S)
-        now = _made(proxy_socket)
-        if now is None or now == served:
-            continue
-        try:
-            await restore()
-        except (OSError, TimeoutError):
-            continue
-        served = now
-
-
-def _made(path: Path) -> tuple[int, int] | None:
-    """What tells one making of *path* from the next, or None while it is not there."""
-    try:
-        seen = path.stat()
-    except FileNotFoundError:
-        return None
-    return seen.st_ino, seen.st_ctime_ns
