@@ -159,7 +159,7 @@ def test_the_settings_of_pip_are_handed_on_except_what_only_this_machine_has(
         "pip-config",
         """cat <<'END'
 global.index-url='https://packages.lab.example/simple'
-global.extra-index-url='https://a.example/simple\\nhttps://b.example/simple'
+global.extra-index-url='https://a.example/simple\\nfile:///srv/x\\nhttps://b.example/simple'
 global.cert='/etc/own.pem'
 global.find-links='/srv/wheels'
 install.trusted-host='packages.lab.example'

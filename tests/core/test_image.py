@@ -42,10 +42,13 @@ def test_the_order_of_the_files_does_not_matter(recipe: Recipe) -> None:
     assert replace(recipe, files=backwards).tag == recipe.tag
 
 
-@given(recipes, paths, st.binary(max_size=4))
-def test_each_files_path_and_bytes_are_part_of_the_tag(recipe: Recipe, path: str, data: bytes) -> None:
-    assume(recipe.files.get(path) != data)
-    assert replace(recipe, files={**recipe.files, path: data}).tag != recipe.tag
+@given(recipes, paths, paths, st.binary(max_size=4))
+def test_a_file_elsewhere_or_with_other_bytes_is_another_image(
+    recipe: Recipe, path: str, elsewhere: str, data: bytes
+) -> None:
+    assume(path != elsewhere and path not in recipe.files and elsewhere not in recipe.files)
+    variants = [{}, {path: data}, {elsewhere: data}, {path: data + b"x"}]
+    assert len({replace(recipe, files={**recipe.files, **more}).tag for more in variants}) == len(variants)
 
 
 def test_a_tag_is_one_the_engine_takes() -> None:
