@@ -29,7 +29,7 @@ TEXTS = [path for path in TRACKED if path.suffix not in {".png", ".jpg", ".webp"
 LOCKS = [path for path in TRACKED if path.suffix == ".lock" or path.name == "package-lock.json"]
 
 # Spelt in pieces, or this file would be the first to hold them.
-MACHINE_PATHS = re.compile("/work/|/home/(?:runner|user|ubuntu|debian)/|" + re.escape(f"{ROOT}/"))
+MACHINE_PATHS = re.compile("/wo" r"rk/|/home/(?:runner|user|ubuntu|debian)/|" + re.escape(f"{ROOT}/"))
 REGISTRIES = re.compile(
     "py" r"pi\.org|python" r"hosted\.org|npm" r"js\.(?:org|com)|deb" r"\.debian\.org|gh" r"cr\.io"
 )

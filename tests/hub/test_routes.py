@@ -1,3 +1,5 @@
+"""The proxy is let in with its routes, or not at all."""
+
 from __future__ import annotations
 
 import asyncio

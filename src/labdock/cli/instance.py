@@ -108,8 +108,7 @@ def find_instance(chosen: Chosen, environment: Mapping[str, str]) -> Instance:
         ConfigError: The configuration cannot be used; every problem is named.
         HostError: The state directory belongs to another instance.
     """
-    name = chosen.instance or DEFAULT_INSTANCE
-    state = (chosen.state or default_state(name, environment)).absolute()
+    name, state = _place(chosen, environment)
     record = read_record(state)
     if record is not None and chosen.instance not in {None, record.instance}:
         raise HostError(
@@ -125,6 +124,19 @@ def find_instance(chosen: Chosen, environment: Mapping[str, str]) -> Instance:
         record=record,
         engine_socket=engine_socket(environment),
     )
+
+
+def config_file(chosen: Chosen, environment: Mapping[str, str]) -> Path:
+    """The configuration file that *chosen* means, whether it is there or not."""
+    if chosen.config is not None:
+        return chosen.config
+    record = read_record(_place(chosen, environment)[1])
+    return Path(record.config if record is not None and record.config else DEFAULT_CONFIG)
+
+
+def _place(chosen: Chosen, environment: Mapping[str, str]) -> tuple[str, Path]:
+    name = chosen.instance or DEFAULT_INSTANCE
+    return name, (chosen.state or default_state(name, environment)).absolute()
 
 
 def read_record(state: Path) -> Record | None:

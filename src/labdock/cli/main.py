@@ -22,7 +22,7 @@ from labdock.cli import doctor as doctor_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
 from labdock.cli.console import Console
-from labdock.cli.instance import Chosen, Instance, find_instance
+from labdock.cli.instance import Chosen, Instance, config_file, find_instance
 from labdock.cli.operate import (
     follow_logs,
     home_question,
@@ -147,7 +147,7 @@ def init(
 ) -> None:
     """Write a commented labdock.yaml after a handful of questions."""
     console = context.console()
-    path = context.chosen.config or Path("labdock.yaml")
+    path = config_file(context.chosen, os.environ)
     ask = not yes and sys.stdin.isatty()
 
     def answer(given: str | None, question: str, default: str) -> str:
@@ -272,10 +272,9 @@ def down(context: Context, everything: bool, as_json: bool, yes: bool, dry_run: 
 
 @cli.command()
 @click.argument("part", required=False, type=click.Choice(PARTS))
-@yes_option
 @dry_run_option
 @pass_context
-def restart(context: Context, part: str | None, yes: bool, dry_run: bool) -> None:
+def restart(context: Context, part: str | None, dry_run: bool) -> None:
     """Restart one part or all; sessions and their kernels go on."""
     console = context.console()
     instance = context.instance()
@@ -454,7 +453,7 @@ def config_group() -> None:
 def config_check(context: Context, file: Path | None, as_json: bool) -> None:
     """Check labdock.yaml and name every problem at once."""
     console = context.console(as_json=as_json)
-    path = file or context.chosen.config or Path("labdock.yaml")
+    path = file or config_file(context.chosen, os.environ)
     if as_json:
         problems = [asdict(problem) for problem in find_problems(read_node(path))]
         console.facts({"file": str(path), "ok": not problems, "problems": problems}, lambda: None)

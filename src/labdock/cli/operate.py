@@ -160,7 +160,8 @@ async def last_words(engine: Engine, instance: Instance, person: str, count: int
         )
     for line in ended.last_lines[-count:]:
         console.say(line)
-    why = ", out of memory" if ended.out_of_memory else ""
+    # A session that ended well may have had a kernel end for want of memory long before.
+    why = ", out of memory" if ended.out_of_memory and ended.exit_code else ""
     console.note(
         f"The session ended {ended.ended_at:%Y-%m-%d %H:%M:%S %Z} with exit code {ended.exit_code}{why}."
     )

@@ -147,6 +147,7 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
             f"Port {listen.port} on {listen.address} is taken by another program.",
             fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
         )
+    _refuse_lost_homes(instance)
     root = Path(facts.root_dir)
     free = host.free_bytes(root if root.exists() else instance.state)
     if Act.BUILD in acts and free < DISK_NEEDED_BYTES:
@@ -163,6 +164,18 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
             )
         if folder.path is not None:
             _refuse_overlap(folder.name, Path(folder.path), instance)
+
+
+def _refuse_lost_homes(instance: Instance) -> None:
+    """Refuse a new place for the homes while they lie in the old one."""
+    if instance.record is None or instance.record.storage == instance.places.storage:
+        return
+    old, new = Path(instance.record.storage), Path(instance.places.storage)
+    if (old / "homes").exists() and not (new / "homes").exists():
+        raise HostError(
+            f"storage.root is {new} now, and people's homes are still in {old}.",
+            fix=f"`labdock down --all`, move them (mv {old}/* {new}/), then `labdock up`.",
+        )
 
 
 def _refuse_overlap(name: str, path: Path, instance: Instance) -> None:

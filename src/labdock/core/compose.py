@@ -196,6 +196,11 @@ def _limits(site: Deployment) -> Limits:
 
 def caddyfile(site: Deployment) -> str:
     """The edge's configuration: everything to the proxy's socket, a page of its own while that is away."""
+    config = site.config.site
+    # Behind somebody's TLS server on this machine, that server tells who asks and that it was https;
+    # it comes in by the bridge's gateway.
+    behind = config.url.startswith("https:") and ipaddress.ip_address(config.listen.address).is_loopback
+    trust = "\tservers {\n\t\ttrusted_proxies static private_ranges\n\t}\n" if behind else ""
     return f"""\
 {{
 	admin off
@@ -205,7 +210,7 @@ def caddyfile(site: Deployment) -> str:
 	log {{
 		level WARN
 	}}
-}}
+{trust}}}
 
 :{EDGE_PORT} {{
 	request_body {{
