@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console as RichConsole
 from rich.status import Status
 from rich.table import Table
+
+
+def program() -> str:
+    """How to call this program from here: ``labdock`` where the shell finds it, otherwise its path."""
+    here = Path(sys.argv[0])
+    found = shutil.which("labdock")
+    if here.name != "labdock" or (found is not None and Path(found).resolve() == here.resolve()):
+        return "labdock"
+    return min((os.path.relpath(here), str(here)), key=len)
 
 
 class Console:

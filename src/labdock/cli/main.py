@@ -21,7 +21,7 @@ from labdock.adapters.engine import Engine
 from labdock.cli import doctor as doctor_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
-from labdock.cli.console import Console
+from labdock.cli.console import Console, program
 from labdock.cli.instance import Chosen, Instance, config_file, find_instance
 from labdock.cli.operate import (
     follow_logs,
@@ -178,7 +178,7 @@ def init(
         return
     write_config(path, text, overwrite=force)
     console.say(f"{path} is written.")
-    console.say("Next: read it, then run `labdock up`.")
+    console.say(f"Next: read it, then run `{program()} up`.")
 
 
 def _number(text: str) -> int | float | str:
@@ -233,11 +233,13 @@ async def _up(engine: Engine, instance: Instance, console: Console) -> None:
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
             console.say(
-                "Next: open the link. Then `labdock users add NAME` invites somebody; "
-                "`labdock verify` proves it all works."
+                f"Next: open the link. Then `{program()} users add NAME` invites somebody; "
+                f"`{program()} verify` proves it all works."
             )
         else:
-            console.say("Next: `labdock users add NAME` invites somebody; `labdock status` shows what runs.")
+            console.say(
+                f"Next: `{program()} users add NAME` invites somebody; `{program()} status` shows what runs."
+            )
 
     console.facts(report, lines)
 
