@@ -107,7 +107,11 @@ async def _run(
                     only=sections,
                     console=console,
                 )
-                await bench.run(cold=cold)
+                try:
+                    await bench.run(cold=cold)
+                except LabdockError as error:
+                    # What was measured before is worth having.
+                    bench.give_up(error)
             finally:
                 with console.step("Remove everything that was made"):
                     await ours.remove()

@@ -383,5 +383,14 @@ class Bench:
             with self._console.step(words):
                 await work
         except (LabdockError, TimeoutError) as error:
-            self.problems.append(f"{words}: {error or 'it took too long'}")
-            self._console.note(f"Did not run: {self.problems[-1]}")
+            self._keep_problem(words, error)
+
+    def give_up(self, error: LabdockError) -> None:
+        """Keep *error* as what ended the run before its end."""
+        self._keep_problem("Everything after that", error)
+
+    def _keep_problem(self, words: str, error: LabdockError | TimeoutError) -> None:
+        self.problems.append(f"{words}: {error or 'it took too long'}")
+        self._console.note(f"Did not run: {self.problems[-1]}")
+        for line in getattr(error, "details", ()):
+            self._console.note(f"    {line}")

@@ -12,6 +12,7 @@ import aiohttp
 from bench.client import Hub
 from bench.stage import LABEL, Stage
 from labdock.adapters.build_settings import read_build_settings
+from labdock.core.errors import HubError
 from labdock.core.image import DEBIAN_RELEASE
 
 READY_TIMEOUT_S = 60.0
@@ -91,7 +92,11 @@ class Stock:
         shown = await self._stage.inspect(self.parts["hub and proxy"])
         port = shown["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
         hub = Hub(f"http://127.0.0.1:{port}", self._token, self._http)
-        await hub.wait_until_healthy(timeout_s=READY_TIMEOUT_S)
+        try:
+            await hub.wait_until_healthy(timeout_s=READY_TIMEOUT_S)
+        except HubError as error:
+            lines = await self._stage.engine.last_lines(self.parts["hub and proxy"])
+            raise HubError(error.message, details=lines) from error
         await hub.add_users(names)
         return hub
 

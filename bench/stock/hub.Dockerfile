@@ -7,5 +7,5 @@ ENV PATH=/opt/hub/bin:$PATH
 RUN npm install --global --prefix /opt/hub --no-audit --no-fund configurable-http-proxy@5.3.0 \
     && rm -rf /root/.npm
 COPY jupyterhub_config.py /srv/jupyterhub_config.py
-WORKDIR /data
+WORKDIR /srv
 CMD ["jupyterhub", "--config", "/srv/jupyterhub_config.py"]
