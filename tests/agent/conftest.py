@@ -29,13 +29,19 @@ async def fake_engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineUnderTest]:
+def machines_image(request: pytest.FixtureRequest) -> str | None:
+    """An image of the machine's engine, or None for the fake one; made outside of any event loop."""
+    return str(request.getfixturevalue("session_image")) if request.param == "real" else None
+
+
+@pytest.fixture
+async def engine(machines_image: str | None, tmp_path: Path) -> AsyncIterator[EngineUnderTest]:
     """Both engines, one after the other: what holds for the fake must hold for the real one."""
-    if request.param == "fake":
+    if machines_image is None:
         async with FakeEngine(str(tmp_path / "engine.sock")).running() as fake:
             yield fake
     else:
-        with RealEngine(request.getfixturevalue("session_image")).running() as real:
+        with RealEngine(machines_image).running() as real:
             yield real
 
 

@@ -217,7 +217,9 @@ class FakeEngine:
         self.listeners.append(queue)
         try:
             while (container := await queue.get()) is not None:
-                event = {"Type": "container", "Action": "die", "Actor": {"ID": container}}
+                known = self.by_id.get(container)
+                actor = {"ID": container, "Attributes": {"name": known.name if known else ""}}
+                event = {"Type": "container", "Action": "die", "Actor": actor}
                 await response.write(json.dumps(event).encode() + b"\n")
         finally:
             self.listeners.remove(queue)

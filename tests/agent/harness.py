@@ -15,6 +15,7 @@ from aiohttp import web
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.homes import Homes
+from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.last_words import LastWords
 from labdock.agent.main import bind_socket
@@ -78,8 +79,9 @@ async def running_agent(
     problems: list[str] = []
     socket = root / "agent.sock"
     async with Engine(engine.socket) as connected:
-        server = AgentServer(rules, homes, connected, last_words, lambda: tuple(problems))
-        watch = Watch(connected, rules.instance, last_words)
+        ends = Ends()
+        server = AgentServer(rules, homes, connected, last_words, ends, lambda: tuple(problems))
+        watch = Watch(connected, rules.instance, last_words, ends)
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
         await runner.setup()
         await web.SockSite(runner, bind_socket(socket, 0)).start()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labdock.adapters.agent_api import Ended
+from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine, plain_lines
 from labdock.agent.last_words import KEPT, LastWords
 from labdock.agent.watch import STALE_AFTER_S, Watch
@@ -30,7 +31,7 @@ def last_words(tmp_path: Path) -> LastWords:
 @pytest.fixture
 async def watch(fake_engine: FakeEngine, last_words: LastWords) -> AsyncIterator[Watch]:
     async with Engine(fake_engine.socket) as engine:
-        yield Watch(engine, "labdock", last_words, clock=NOW.timestamp)
+        yield Watch(engine, "labdock", last_words, Ends(), clock=NOW.timestamp)
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ async def test_an_engine_that_is_away_is_a_problem_until_it_is_back(
 ) -> None:
     path = str(tmp_path / "late.sock")
     async with Engine(path) as engine:
-        watch = Watch(engine, "labdock", last_words)
+        watch = Watch(engine, "labdock", last_words, Ends())
         task = asyncio.create_task(watch.run())
         await until(lambda: "does not answer" in (watch.problem or ""))
         async with FakeEngine(path).running():

@@ -21,6 +21,9 @@ from labdock.core.errors import (
 )
 from labdock.core.people import Person
 
+ENDS_PATIENCE_S = 60.0
+"""How long the agent lets somebody wait for the next end of a session."""
+
 _PATIENCE_S = 30.0
 _PATIENCE_REMOVING_S = 3600.0
 """A large home takes long to delete."""
@@ -95,6 +98,15 @@ class AgentClient:
         """How the last session in *container* ended; None if it did not, or nothing is known."""
         status, data = await self._ask("GET", f"/labdock/ended/{quote(container, safe='')}", expected=404)
         return None if status == 404 else Ended.from_json(json.dumps(data))
+
+    async def ends(self, number: int) -> tuple[int, tuple[str, ...]]:
+        """The number of the last end, and the containers of sessions that ended after end *number*.
+
+        Waits up to ENDS_PATIENCE_S seconds for one; numbers begin anew when the agent does.
+        """
+        patience_s = ENDS_PATIENCE_S + _PATIENCE_S
+        _, data = await self._ask("GET", f"/labdock/ends?after={number}", patience_s=patience_s)
+        return int(data["last"]), tuple(data["containers"])
 
     async def health(self) -> tuple[str, ...]:
         """What is wrong with the agent's work, a sentence each; empty when all is well."""

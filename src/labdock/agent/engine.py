@@ -132,8 +132,8 @@ class Engine:
             if response.status not in (404, 409):
                 await _content(response)
 
-    async def stops(self, labels: tuple[str, ...], for_s: float) -> AsyncGenerator[str | None]:
-        """The ids of containers with all of *labels* as they stop, for *for_s* seconds.
+    async def stops(self, labels: tuple[str, ...], for_s: float) -> AsyncGenerator[tuple[str, str] | None]:
+        """Id and name of each container with all of *labels* that stops, for *for_s* seconds.
 
         Yields None first, once the engine listens: no stop after that is missed.
         """
@@ -144,7 +144,8 @@ class Engine:
                 await _content(response)
             yield None
             async for line in response.content:
-                yield json.loads(line)["Actor"]["ID"]
+                actor = json.loads(line)["Actor"]
+                yield actor["ID"], actor["Attributes"].get("name", "")
 
 
 async def _content(response: aiohttp.ClientResponse) -> bytes:

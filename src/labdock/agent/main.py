@@ -17,6 +17,7 @@ from aiohttp import web
 
 from labdock.adapters.firewall import Firewall
 from labdock.adapters.homes import Homes
+from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.last_words import LastWords
 from labdock.agent.network import NetworkKeeper
@@ -39,14 +40,15 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
     homes = Homes(rules, data_dir)
     await asyncio.to_thread(homes.prepare)
     last_words = LastWords(data_dir / "ended")
+    ends = Ends()
     network = NetworkKeeper(_firewall(rules))
     async with Engine(engine_socket) as engine:
-        watch = Watch(engine, rules.instance, last_words)
+        watch = Watch(engine, rules.instance, last_words, ends)
 
         def problems() -> tuple[str, ...]:
             return (*network.problems, *((watch.problem,) if watch.problem else ()))
 
-        server = AgentServer(rules, homes, engine, last_words, problems)
+        server = AgentServer(rules, homes, engine, last_words, ends, problems)
         # Before anybody can ask for a session.
         await network.check()
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=5)

@@ -13,7 +13,9 @@ from dataclasses import asdict
 
 from aiohttp import web
 
+from labdock.adapters.agent_api import ENDS_PATIENCE_S
 from labdock.adapters.homes import Homes
+from labdock.agent.ends import Ends
 from labdock.agent.engine import Container, Engine
 from labdock.agent.guard import Call, check_create, is_session, parse_call, parse_json, session_filter
 from labdock.agent.last_words import LastWords
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _OWN = "/labdock/"
 _ENDED = re.compile(r"/labdock/ended/(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]{0,127})")
+_ENDS = re.compile(r"/labdock/ends\?after=(?P<number>[0-9]{1,15})")
 _IDENTITY = re.compile(r"[!-~]{1,200}")
 
 _STATUS: tuple[tuple[type[LabdockError], int], ...] = (
@@ -55,12 +58,14 @@ class AgentServer:
         homes: Homes,
         engine: Engine,
         last_words: LastWords,
+        ends: Ends,
         problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self._rules = rules
         self._homes = homes
         self._engine = engine
         self._last_words = last_words
+        self._ends = ends
         self._problems = problems
         # From reading what is there to making the container that adds to it.
         self._creating = asyncio.Lock()
@@ -136,6 +141,10 @@ class AgentServer:
         ended = _ENDED.fullmatch(request.raw_path)
         if request.method == "GET" and ended is not None:
             return self._ended(ended["name"])
+        after = _ENDS.fullmatch(request.raw_path)
+        if request.method == "GET" and after is not None:
+            last, names = await self._ends.after(int(after["number"]), patience_s=ENDS_PATIENCE_S)
+            return _json({"last": last, "containers": names})
         match request.method, request.raw_path:
             case "GET", "/labdock/health":
                 problems = self._problems()

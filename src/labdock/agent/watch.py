@@ -13,6 +13,7 @@ from contextlib import aclosing
 from datetime import datetime
 
 from labdock.adapters.agent_api import Ended
+from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.guard import is_session, session_filter
 from labdock.agent.last_words import LastWords
@@ -41,6 +42,7 @@ class Watch:
         engine: Engine,
         instance: str,
         last_words: LastWords,
+        ends: Ends,
         *,
         clock: Callable[[], float] = time.time,
         listen_s: float = LISTEN_S,
@@ -48,6 +50,7 @@ class Watch:
         self._engine = engine
         self._instance = instance
         self._last_words = last_words
+        self._ends = ends
         self._clock = clock
         self._listen_s = listen_s
         self._in_hand: set[str] = set()
@@ -66,7 +69,9 @@ class Watch:
                                 self.problem, pause_s = None, _FIRST_PAUSE_S
                                 group.create_task(self.sweep())
                             else:
-                                group.create_task(self._settle(container))
+                                identifier, name = container
+                                self._ends.add(name)
+                                group.create_task(self._settle(identifier))
                 except EngineError as error:
                     self.problem = str(error)
                     log.warning("watch: %s Trying again in %.1f s.", error, pause_s)

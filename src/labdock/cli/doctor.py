@@ -16,7 +16,7 @@ from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance
 from labdock.cli.up import DISK_NEEDED_BYTES, hub_api, parts_of
-from labdock.core.compose import PARTS
+from labdock.core.compose import LABEL_PART, PARTS
 from labdock.core.errors import LabdockError
 
 OLDEST_PYTHON = (3, 11)
@@ -105,7 +105,7 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
                 *findings,
                 Finding("instance", False, f"there is none in {instance.state}", "Run `labdock up`."),
             ]
-        parts = {part.labels.get("org.labdock.part"): part for part in await parts_of(instance, engine)}
+        parts = {part.labels.get(LABEL_PART): part for part in await parts_of(instance, engine)}
         for part in PARTS:
             seen = parts[part].status if part in parts else "not there"
             if part in parts and parts[part].health == "unhealthy":

@@ -36,7 +36,7 @@ from labdock.cli.operate import (
 from labdock.core.compose import PARTS
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
-from labdock.core.errors import LabdockError
+from labdock.core.errors import ConfigError, LabdockError
 from labdock.core.lifecycle import Plan
 from labdock.core.session import INSTANCE_PATTERN
 
@@ -457,7 +457,11 @@ def config_check(context: Context, file: Path | None, as_json: bool) -> None:
     console = context.console(as_json=as_json)
     path = file or config_file(context.chosen, os.environ)
     if as_json:
-        problems = [asdict(problem) for problem in find_problems(read_node(path))]
+        try:
+            problems = [asdict(problem) for problem in find_problems(read_node(path))]
+        except ConfigError as error:
+            # No settings to speak of: the file is missing, or is no YAML.
+            problems = [{"message": line} for line in error.details or (str(error),)]
         console.facts({"file": str(path), "ok": not problems, "problems": problems}, lambda: None)
         if problems:
             raise SystemExit(1)

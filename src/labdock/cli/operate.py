@@ -13,7 +13,7 @@ from labdock.adapters.engine import ContainerFacts, Engine
 from labdock.cli.console import Console
 from labdock.cli.instance import Instance
 from labdock.cli.up import parts_of, run_compose, wait_until_ready
-from labdock.core.compose import PARTS, part_container
+from labdock.core.compose import LABEL_PART, PARTS, part_container
 from labdock.core.errors import EngineError, HostError, LabdockError
 from labdock.core.lifecycle import Act, Plan, plan_down
 from labdock.core.session import (
@@ -86,7 +86,7 @@ async def restart_parts(engine: Engine, instance: Instance, parts: tuple[str, ..
 async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
     """What runs, as plain values; ``ok`` when every part runs and the agent has no complaint."""
     facts = await engine.facts()
-    found = {part.labels.get("org.labdock.part"): part for part in await parts_of(instance, engine)}
+    found = {part.labels.get(LABEL_PART): part for part in await parts_of(instance, engine)}
     parts = [
         {
             "part": part,

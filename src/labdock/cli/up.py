@@ -20,6 +20,8 @@ from labdock.adapters.hub_api import HubApi
 from labdock.cli.console import Console
 from labdock.cli.instance import RECORD, Instance, Record
 from labdock.core.compose import (
+    LABEL_PART,
+    LABEL_SETTINGS,
     SECRETS,
     Deployment,
     Network,
@@ -57,6 +59,8 @@ class Situation:
     plan: Plan
     edge_listens: bool
     """Whether this instance's own edge already has the port that it is to have."""
+    unwell: tuple[str, ...]
+    """Containers of parts that run and fail their health check."""
 
 
 def engine_plan(instance: Instance) -> Plan:
@@ -116,15 +120,17 @@ async def look(instance: Instance, engine: Engine) -> Situation:
         },
         secrets=SECRETS,
         parts={
-            part: (service["image"], service["labels"]["org.labdock.settings"])
+            part: (service["image"], service["labels"][LABEL_SETTINGS])
             for part, service in document["services"].items()
         },
     )
-    found = await _found(instance, engine, wanted)
-    listens = "edge" in found.parts and f" {instance.config.site.listen}:" in found.files.get(
-        "compose.yaml", ""
-    )
-    return Situation(deployment, wanted, plan_up(wanted, found), listens)
+    parts = [part for part in await parts_of(instance, engine) if part.status == "running"]
+    found = await _found(instance, engine, wanted, parts)
+    # Also an edge that is unwell holds its port.
+    edge_runs = any(part.labels[LABEL_PART] == "edge" for part in parts)
+    listens = edge_runs and f"{instance.config.site.listen}:" in found.files.get("compose.yaml", "")
+    unwell = tuple(part.name for part in parts if part.health == "unhealthy")
+    return Situation(deployment, wanted, plan_up(wanted, found), listens, unwell)
 
 
 def check_first(situation: Situation, instance: Instance, facts: EngineFacts) -> None:
@@ -228,7 +234,7 @@ class Applier:
                 case Act.WRITE:
                     self._write(step.subject, service)
                 case Act.START_PARTS:
-                    self._start_parts(step)
+                    await self._start_parts(step)
                 case _:
                     raise AssertionError(f"{step.act} is no act of up")
 
@@ -282,9 +288,12 @@ class Applier:
                 on_line=show,
             )
 
-    def _start_parts(self, step: Step) -> None:
+    async def _start_parts(self, step: Step) -> None:
         host.make_folder(Path(self._instance.places.storage), mode=0o755)
         with self._console.step(step.text) as show:
+            for container in self._situation.unwell:
+                # Compose leaves a running container alone, however unwell it is.
+                await self._engine.restart(container, grace_s=10)
             run_compose(self._instance, ("up", "--detach", "--no-build"), on_line=show)
 
 
@@ -417,7 +426,7 @@ def _compose_text(deployment: Deployment) -> str:
     return head + to_yaml(compose(deployment))
 
 
-async def _found(instance: Instance, engine: Engine, wanted: Wanted) -> Found:
+async def _found(instance: Instance, engine: Engine, wanted: Wanted, running: list[ContainerFacts]) -> Found:
     tags = [recipe.tag for recipe in wanted.recipes()] + [DEBIAN_TAG]
     present = [tag for tag in tags if await engine.has_image(tag)]
     place = instance.state
@@ -428,9 +437,9 @@ async def _found(instance: Instance, engine: Engine, wanted: Wanted) -> Found:
             f"{place} may not be read.", fix="Run as the user who ran `labdock up` first."
         ) from error
     parts = {
-        part.labels.get("org.labdock.part", ""): (part.image, part.labels.get("org.labdock.settings", ""))
-        for part in await parts_of(instance, engine)
-        if part.status == "running" and part.health != "unhealthy"
+        part.labels[LABEL_PART]: (part.image, part.labels[LABEL_SETTINGS])
+        for part in running
+        if part.health != "unhealthy"
     }
     return Found(
         tags=frozenset(present),

@@ -24,6 +24,9 @@ from labdock.core.site import AgentRules, HubSettings
 PARTS = ("agent", "proxy", "hub", "edge")
 """In the order in which they can do without the next."""
 
+LABEL_PART = "org.labdock.part"
+LABEL_SETTINGS = "org.labdock.settings"
+
 HUB_PORT = 8081
 EDGE_PORT = 8080
 SERVICE_UID = 60_100
@@ -400,13 +403,13 @@ def _part(
         "labels": {
             LABEL_INSTANCE: site.instance,
             LABEL_ROLE: ROLE_PART,
-            "org.labdock.part": part,
+            LABEL_PART: part,
         },
         "healthcheck": check,
         **own,
     }
     digest = hashlib.sha256(json.dumps([service, settings], sort_keys=True).encode()).hexdigest()[:16]
-    return {**service, "labels": {**service["labels"], "org.labdock.settings": digest}}
+    return {**service, "labels": {**service["labels"], LABEL_SETTINGS: digest}}
 
 
 def _bind(source: str, target: str, *, read_only: bool = False) -> dict[str, Any]:

@@ -25,7 +25,16 @@ NAME_PATTERN = re.compile(r"(?=.{1,32}$)[a-z](?:[a-z0-9]|[._-](?=[a-z0-9]))*")
 No two of ".", "_", "-" meet, so that "--" can join a name with something else without doubt.
 """
 
-RESERVED_NAMES = frozenset({"root", "lab", "nobody", "daemon"})
+_SYSTEM_NAMES = """
+adm audio avahi backup bin cdrom crontab daemon dialout dip disk docker fax floppy games gnats input irc
+kmem kvm lab list lp mail man messagebus news nobody nogroup operator plugdev polkitd postfix proxy render
+root sasl sgx shadow src ssl-cert sshd staff sudo sync sys systemd-journal systemd-network systemd-resolve
+systemd-timesync tape tty users utmp uucp uuidd video voice www-data
+"""
+_PART_NAMES = "agent edge hub proxy"
+
+RESERVED_NAMES = frozenset((_SYSTEM_NAMES + _PART_NAMES).split())
+"""Debian's users and groups inside a session, and Labdock's parts as ``logs`` calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ def check_name(name: str) -> str:
         raise AccountError(
             f"{name!r} cannot be a person's name.",
             fix="Use 1 to 32 of a-z and 0-9, beginning with a letter, with single '.', '_' or '-' between; "
-            f"{', '.join(sorted(RESERVED_NAMES))} are taken.",
+            "names that the system or Labdock uses itself (root, mail, hub …) are taken.",
         )
     return name
 

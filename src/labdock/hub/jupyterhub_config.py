@@ -17,6 +17,7 @@ from labdock.core.session import SESSION_PORT
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.ends import follow_ends
 from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
 from labdock.hub.spawner import spawner_class
@@ -72,6 +73,16 @@ async def restore_routes() -> None:
 routes_task = asyncio.get_running_loop().create_task(
     admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes)
 )
+
+
+async def look_at_ended(containers: frozenset[str]) -> None:
+    for user in JupyterHub.instance().users.values():
+        for spawner in user.spawners.values():
+            if spawner.ready and spawner.container in containers:
+                await spawner.poll_and_notify()
+
+
+ends_task = asyncio.get_running_loop().create_task(follow_ends(agent, look_at_ended))
 
 # A restart of the hub leaves people's sessions alone, also one that is too busy to answer at once.
 c.JupyterHub.cleanup_servers = False

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import ClientError
 from jupyterhub.httpclient import fetch
 from jupyterhub.spawner import Spawner
 
-from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.adapters.engine_body import container_body
 from labdock.core.errors import BadRequestError, LabdockError, StartError
@@ -31,6 +32,7 @@ ANSWER_WITHIN_S = 2.0
 """How long one such question may hang, so that a container that has died is noticed."""
 
 LAST_WORDS_LOOKS = 40
+"""How often to ask for the last words of a session that has just ended."""
 
 CONTAINER_LOOK_EVERY_S = 1.0
 """How often it is asked whether its container still runs."""
@@ -283,6 +285,11 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             if ended is not None:
                 break
             await asyncio.sleep(LOOK_EVERY_S)
+        shown = await self.engine.inspect(spec.name) if ended is None else None
+        if shown is not None:
+            # The agent was away when it ended; the container still knows.
+            state, lines = shown["State"], await self.engine.last_lines(spec.name)
+            ended = Ended(spec.name, state["ExitCode"], state["OOMKilled"], lines, datetime.now(UTC))
         if ended is None:
             return StartError("The container was removed while it started.", fix="Try again.")
         if ended.out_of_memory:

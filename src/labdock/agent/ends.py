@@ -1,0 +1,39 @@
+"""Tells whoever waits which sessions have just ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+KEPT = 1000
+"""How many ends are remembered for somebody who was away."""
+
+
+class Ends:
+    """The ends of sessions, numbered from 1 in the order in which they were seen."""
+
+    def __init__(self) -> None:
+        self._names: deque[tuple[int, str]] = deque(maxlen=KEPT)
+        self._last = 0
+        self._more = asyncio.Event()
+
+    def add(self, name: str) -> None:
+        """The session in the container *name* has ended."""
+        self._last += 1
+        self._names.append((self._last, name))
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def after(self, number: int, *, patience_s: float) -> tuple[int, tuple[str, ...]]:
+        """The last number and the containers that ended after *number*; waits for one if there is none yet.
+
+        A *number* from before a restart of the agent is larger than any of now: the answer then comes
+        at once, with the last number and no containers.
+        """
+        if number == self._last:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._more.wait()
+            except TimeoutError:
+                return self._last, ()
+        return self._last, tuple(name for at, name in self._names if at > number)

@@ -1,0 +1,30 @@
+"""Nobody who asks misses an end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from labdock.agent.ends import Ends
+
+
+async def test_an_end_reaches_whoever_waits_and_whoever_asks_later() -> None:
+    ends = Ends()
+    waiting = asyncio.create_task(ends.after(0, patience_s=5))
+    await asyncio.sleep(0)
+    ends.add("one")
+    assert await waiting == (1, ("one",))
+    ends.add("two")
+    assert await ends.after(1, patience_s=5) == (2, ("two",))
+    assert await ends.after(0, patience_s=5) == (2, ("one", "two"))
+
+
+async def test_nothing_new_is_an_empty_answer_in_time() -> None:
+    ends = Ends()
+    ends.add("one")
+    assert await ends.after(1, patience_s=0.01) == (1, ())
+
+
+async def test_a_number_from_before_a_restart_is_answered_at_once() -> None:
+    ends = Ends()
+    async with asyncio.timeout(1):
+        assert await ends.after(7, patience_s=60) == (0, ())
