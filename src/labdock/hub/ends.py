@@ -20,13 +20,15 @@ async def follow_ends(agent: AgentClient, look: Callable[[frozenset[str]], Await
 
     A session's route must not outlive its container: the address may become another person's.
     Ends that happen while the agent is away are left to JupyterHub's own look every 30 seconds.
+    *look* raises OSError while the hub is not ready, and is then called again.
     """
     number = 0
     while True:
         try:
-            number, ended = await agent.ends(number)
+            last, ended = await agent.ends(number)
             if ended:
                 await look(frozenset(ended))
-        except LabdockError as error:
+            number = last
+        except (LabdockError, OSError) as error:
             log.warning("ends of sessions: %s", error)
             await asyncio.sleep(PAUSE_S)

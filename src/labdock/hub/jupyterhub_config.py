@@ -62,10 +62,14 @@ c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(str(PROXY_API_SOCKET), sa
 c.ConfigurableHTTPProxy.auth_token = secret("proxy_token")
 
 
-async def restore_routes() -> None:
-    # It listens when all else is ready.
+async def ready_hub() -> Any:
+    """The hub once it listens, which it does last; before, nothing in it may be touched."""
     await fetch(f"http://127.0.0.1:{HUB_PORT}/hub/health")
-    hub = JupyterHub.instance()
+    return JupyterHub.instance()
+
+
+async def restore_routes() -> None:
+    hub = await ready_hub()
     await hub.proxy.check_routes(hub.users, hub._service_map)
 
 
@@ -76,7 +80,8 @@ routes_task = asyncio.get_running_loop().create_task(
 
 
 async def look_at_ended(containers: frozenset[str]) -> None:
-    for user in JupyterHub.instance().users.values():
+    hub = await ready_hub()
+    for user in hub.users.values():
         for spawner in user.spawners.values():
             if spawner.ready and spawner.container in containers:
                 await spawner.poll_and_notify()
