@@ -79,7 +79,7 @@ async def running_agent(
     problems: list[str] = []
     socket = root / "agent.sock"
     async with Engine(engine.socket) as connected:
-        ends = Ends()
+        ends = Ends(0)
         server = AgentServer(rules, homes, connected, last_words, ends, lambda: tuple(problems))
         watch = Watch(connected, rules.instance, last_words, ends)
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)

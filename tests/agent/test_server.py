@@ -16,7 +16,7 @@ import aiodocker
 import pytest
 
 from labdock.agent.main import bind_socket
-from labdock.core.errors import AccountError, BadRequestError, EngineError, HostError
+from labdock.core.errors import BadRequestError, EngineError, HostError
 from labdock.core.people import FIRST_UID
 from tests.agent.builders import good_body
 from tests.agent.engines import EngineUnderTest, FakeEngine
@@ -109,16 +109,17 @@ async def test_a_session_that_ends_leaves_its_last_words_and_no_container(
     assert await agent.client.ended(name) is None
 
 
-async def test_somebody_with_a_session_is_not_removed(agent: RunningAgent) -> None:
+async def test_a_session_that_is_left_goes_with_its_person(
+    agent: RunningAgent, engine: EngineUnderTest
+) -> None:
     person = await agent.client.person("local:ada", "ada")
-    name = await agent.create(person)
-    with pytest.raises(AccountError, match="still has a session"):
-        await agent.client.remove_person("local:ada", delete_home=True)
-    await agent.docker.containers.container(name).delete(force=True)
+    await agent.start(await agent.create(person))
+    assert len(engine.containers()) == 1
     assert await agent.client.remove_person("local:ada", delete_home=False) == (
         f"{Path(agent.rules.homes_root).parent}/removed/ada-{FIRST_UID}"
     )
     assert await agent.client.people() == ()
+    await until(lambda: not engine.containers())
 
 
 async def test_the_engines_version_and_images_can_be_asked(agent: RunningAgent) -> None:

@@ -31,7 +31,7 @@ def last_words(tmp_path: Path) -> LastWords:
 @pytest.fixture
 async def watch(fake_engine: FakeEngine, last_words: LastWords) -> AsyncIterator[Watch]:
     async with Engine(fake_engine.socket) as engine:
-        yield Watch(engine, "labdock", last_words, Ends(), clock=NOW.timestamp)
+        yield Watch(engine, "labdock", last_words, Ends(0), clock=NOW.timestamp)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_an_engine_that_is_away_is_a_problem_until_it_is_back(
 ) -> None:
     path = str(tmp_path / "late.sock")
     async with Engine(path) as engine:
-        watch = Watch(engine, "labdock", last_words, Ends())
+        watch = Watch(engine, "labdock", last_words, Ends(0))
         task = asyncio.create_task(watch.run())
         await until(lambda: "does not answer" in (watch.problem or ""))
         async with FakeEngine(path).running():

@@ -451,9 +451,15 @@ def test_status_ends_with_1_when_a_part_is_missing_and_tells_which(
 
 
 def test_restart_tells_what_it_would_do_and_that_a_part_does_not_run(
-    labdock: Command, engine: WholeFakeEngine
+    labdock: Command, engine: WholeFakeEngine, tmp_path: Path
 ) -> None:
     assert labdock("restart", "hub", "--dry-run").out == "  would: Restart hub\n"
+    done = labdock("restart", "hub")
+    assert done.code == 1
+    assert "There is no Labdock in" in done.err
+    (tmp_path / "state").mkdir(exist_ok=True)
+    record = {"instance": "labdock", "subnet": "10.213.0.0/20", "config": "", "storage": "/x"}
+    (tmp_path / "state/instance.json").write_text(json.dumps(record))
     done = labdock("restart", "hub")
     assert done.code == 1
     assert done.err.startswith("labdock: The part hub does not run. `labdock up` starts it.")

@@ -178,9 +178,19 @@ def test_the_labels_tell_what_the_container_is() -> None:
 
 @pytest.mark.parametrize(
     ("name", "server", "hostname"),
-    [("ada.l", "", "ada-l"), ("a_b", "x", "a-b-x"), ("a" * 32, "b" * 30, "a" * 32 + "-" + "b" * 30)],
+    [
+        ("ada.l", "", "session-ada-l"),
+        ("a_b", "x", "session-a-b-x"),
+        ("a" * 32, "b" * 30, "session-" + "a" * 32 + "-" + "b" * 22),
+    ],
 )
 def test_a_hostname_is_one_that_dns_allows(name: str, server: str, hostname: str) -> None:
     made = spec(person=Person("local:1", name, 200_007, f"{name}-200007"), server=server)
     assert made.hostname == hostname
     assert len(made.hostname) <= 63
+
+
+@pytest.mark.parametrize("part", ["agent", "proxy", "hub", "edge"])
+def test_no_session_takes_the_name_of_a_part_on_the_network(part: str) -> None:
+    made = spec(person=Person("local:1", part, 200_007, f"{part}-200007"))
+    assert made.hostname == f"session-{part}"

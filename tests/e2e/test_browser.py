@@ -134,7 +134,7 @@ def test_an_invited_person_runs_a_cell_and_stops(context: BrowserContext, ada: s
     page.wait_for_url("**/user/ada/lab**")
     page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
     run_cell(page, "import getpass, platform; print(getpass.getuser(), 'on', platform.node(), 6 * 7)")
-    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("ada on ada 42")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("ada on session-ada 42")
     shoot(page, "notebook")
 
     page.goto("/hub/home")

@@ -30,7 +30,7 @@ def test_verify_fails_with_the_cause_when_the_agent_is_down(stack: Stack) -> Non
         assert done.returncode == 1
         failed = [step for step in json.loads(done.stdout)["steps"] if not step["ok"]]
         assert failed[0]["step"] == "Start a session"
-        assert "agent" in failed[0]["cause"]
+        assert "makes containers does not answer" in failed[0]["cause"]
         assert stack.labdock("status").returncode == 1
     finally:
         assert stack.labdock("up").returncode == 0

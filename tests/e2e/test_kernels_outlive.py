@@ -97,3 +97,20 @@ async def test_an_upgrade_that_replaces_every_part_leaves_the_kernel_alone(
         assert stack.container_id(f"{stack.instance}-hub") != hub_before
         assert await until_back(stack, ada, kernel) == "True True\n"
         await ada.stop()
+
+
+async def test_a_hub_that_starts_while_the_agent_is_away_keeps_every_session(
+    stack: Stack, guests: Guests
+) -> None:
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        assert await ada.run_cell(kernel, COUNT) == "counting\n"
+        async with Engine(stack.engine_socket) as engine:
+            await engine.stop(f"{stack.instance}-agent", grace_s=5)
+            await engine.restart(f"{stack.instance}-hub", grace_s=10)
+            await asyncio.sleep(4)
+            await engine.start(f"{stack.instance}-agent")
+        assert await until_back(stack, ada, kernel) == "True True\n"
+        await ada.stop()

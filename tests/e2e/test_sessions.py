@@ -9,7 +9,7 @@ import pytest
 
 from labdock.adapters.engine import Engine
 from labdock.adapters.visitor import Visitor
-from labdock.core.errors import StartError
+from labdock.core.errors import HubError, StartError
 from tests.e2e.conftest import Guests
 from tests.stack import Stack
 
@@ -39,7 +39,7 @@ async def test_a_session_is_its_person_and_nothing_more(stack: Stack, guests: Gu
         await ada.start(None)
         await ada.take_token()
         kernel = await ada.kernel()
-        assert await shell(ada, kernel, "whoami; hostname; pwd") == "ada\nada\n/home/ada\n"
+        assert await shell(ada, kernel, "whoami; hostname; pwd") == "ada\nsession-ada\n/home/ada\n"
         status = await shell(ada, kernel, "cat /proc/self/status")
         assert "CapEff:\t0000000000000000" in status
         assert "CapBnd:\t0000000000000000" in status
@@ -177,3 +177,29 @@ async def test_a_container_removed_by_hand_is_noticed_and_the_next_start_works(
                 await asyncio.sleep(0.1)
         await ada.start(None)
         assert stack.container_id(f"{stack.instance}-session-ada") is not None
+
+
+async def test_a_session_that_the_hub_lost_sight_of_goes_with_its_person(
+    stack: Stack, guests: Guests
+) -> None:
+    container = f"{stack.instance}-session-ada"
+    async with guests("ada") as ada:
+        starting = asyncio.create_task(ada.start(None))
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(stack.container_id, container) is None:
+                await asyncio.sleep(0.02)
+        async with Engine(stack.engine_socket) as engine:
+            await engine.restart(f"{stack.instance}-hub", grace_s=0)
+        starting.cancel()
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(stack.api.healthy):
+                await asyncio.sleep(0.2)
+    # Removed with the person, or before that as nobody's.
+    assert stack.container_id(container) is None
+
+
+async def test_options_that_make_no_sense_are_refused_and_not_kept(guests: Guests) -> None:
+    async with guests("ada") as ada:
+        with pytest.raises(HubError, match="400.*There is no image 'no-such-image'"):
+            await ada.start("no-such-image")
+        await ada.start(None)

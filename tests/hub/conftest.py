@@ -52,6 +52,7 @@ SETTINGS = HubSettings(
     homes_root="/srv/homes",
     names_dir="/srv/names",
     network="test",
+    hub_ip="127.0.0.1",
     proxy_ip="127.0.0.1",
 )
 

@@ -22,7 +22,8 @@ from labdock.core.people import Person
 from labdock.core.session import SESSION_PORT, ImageChoice, Limits
 from labdock.core.site import HubSettings
 from labdock.hub import spawner as spawner_module
-from labdock.hub.spawner import LabdockSpawner, spawner_class
+from labdock.hub.gate import Gate
+from labdock.hub.spawner import AWAY, LabdockSpawner, spawner_class
 from tests.hub.conftest import SETTINGS
 
 NAME = "test-session-ada"
@@ -106,6 +107,8 @@ class FakeEngine:
         self.containers.pop(name, None)
 
     async def inspect(self, name: str) -> dict[str, Any] | None:
+        if "inspect" in self.refuses:
+            raise self.refuses["inspect"]
         if name not in self.containers:
             return None
         one = self.containers[name]
@@ -163,7 +166,7 @@ class Bed:
     def spawner(self, name: str = "ada", settings: HubSettings = SPEC_SETTINGS, **options: str) -> Any:
         """*name*'s spawner as JupyterHub makes it, with *options* chosen."""
         agent, engine = cast(AgentClient, self.agent), cast(Engine, self.engine)
-        given = spawner_class(settings, agent, engine, self.identity_of)
+        given = spawner_class(settings, agent, engine, self.identity_of, Gate(4, hold_s=60))
 
         class UnderTest(given):  # type: ignore[valid-type,misc]  # made while running, as JupyterHub wants it
             server = SimpleNamespace(base_url=f"/user/{name}/")
@@ -319,7 +322,6 @@ async def test_a_choice_that_makes_sense_is_taken(bed: Bed) -> None:
     [
         AccountError("The identity was removed.", fix="Add the person anew."),
         HostError("The home cannot be made.", fix="Make room."),
-        EngineError("The agent does not answer.", fix="See: labdock logs agent"),
     ],
 )
 async def test_what_the_agent_refuses_is_told(bed: Bed, error: Any) -> None:
@@ -327,6 +329,21 @@ async def test_what_the_agent_refuses_is_told(bed: Bed, error: Any) -> None:
     _, event = await failed_start(bed.spawner())
     assert (event["cause"], event["fix"]) == (error.message, error.fix)
     assert bed.engine.calls == []
+
+
+async def test_an_agent_that_is_away_is_told_in_plain_words(bed: Bed) -> None:
+    bed.agent.refuses = EngineError(
+        "The agent does not answer on /run/x.sock.", fix="See: labdock logs agent"
+    )
+    _, event = await failed_start(bed.spawner())
+    assert (event["cause"], event["fix"]) == (AWAY.message, AWAY.fix)
+
+
+async def test_an_agent_that_is_away_is_no_end_of_a_session(bed: Bed) -> None:
+    spawner = bed.spawner()
+    spawner.container = "labdock-session-ada"
+    bed.engine.refuses["inspect"] = EngineError("The agent does not answer.")
+    assert await spawner.poll() is None
 
 
 async def test_somebody_without_an_account_has_no_session(bed: Bed) -> None:
@@ -340,7 +357,8 @@ async def test_what_the_engine_refuses_is_told_and_nothing_stays_behind(bed: Bed
     bed.engine.refuses[call] = EngineError(f"The engine did not {call} it.")
     spawner = bed.spawner()
     _, event = await failed_start(spawner)
-    assert event["cause"] == f"The engine did not {call} it."
+    # The person is told what it means for them; the engine's words are in the log.
+    assert event["cause"] == AWAY.message
     assert states(event) == ["done", "failed", "waiting"]
     assert bed.engine.containers == {}
 

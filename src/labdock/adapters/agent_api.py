@@ -86,8 +86,9 @@ class AgentClient:
     async def remove_person(self, identity: str, *, delete_home: bool) -> str:
         """Forget *identity*, and delete or set aside the home; where it lies now, empty if nowhere.
 
+        A container of theirs that still runs is ended.
+
         Raises:
-            AccountError: The person still has a session.
             HostError: The home cannot be moved or deleted.
         """
         body = {"identity": identity, "home": "delete" if delete_home else "keep"}

@@ -10,11 +10,15 @@ KEPT = 1000
 
 
 class Ends:
-    """The ends of sessions, numbered from 1 in the order in which they were seen."""
+    """The ends of sessions, numbered in the order in which they were seen.
 
-    def __init__(self) -> None:
+    Numbers begin after *first*. With the time in milliseconds for it they go on rising through
+    restarts, so that somebody with a number from before gets every end since.
+    """
+
+    def __init__(self, first: int) -> None:
         self._names: deque[tuple[int, str]] = deque(maxlen=KEPT)
-        self._last = 0
+        self._last = first
         self._more = asyncio.Event()
 
     def add(self, name: str) -> None:
@@ -25,11 +29,7 @@ class Ends:
         self._more = asyncio.Event()
 
     async def after(self, number: int, *, patience_s: float) -> tuple[int, tuple[str, ...]]:
-        """The last number and the containers that ended after *number*; waits for one if there is none yet.
-
-        A *number* from before a restart of the agent is larger than any of now: the answer then comes
-        at once, with the last number and no containers.
-        """
+        """The last number and the containers that ended after *number*; waits for one if it is the last."""
         if number == self._last:
             try:
                 async with asyncio.timeout(patience_s):

@@ -123,12 +123,13 @@ class Engine:
             tail = await _last_output(response.content)
         return plain_lines(tail)
 
-    async def remove(self, container: str) -> None:
+    async def remove(self, container: str, *, running: bool = False) -> None:
         """Remove *container* if it has stopped; fine when it is gone or somebody else is removing it.
 
-        Never forced: one that runs again by then stays.
+        With *running* also one that runs; otherwise one that runs again by then stays.
         """
-        async with self.request("DELETE", f"{_API}/containers/{container}") as response:
+        query = (("force", "1"),) if running else ()
+        async with self.request("DELETE", f"{_API}/containers/{container}", query=query) as response:
             if response.status not in (404, 409):
                 await _content(response)
 

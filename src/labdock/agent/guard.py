@@ -30,13 +30,12 @@ from labdock.core.session import (
     SHARED_TARGET,
     Limits,
     container_name,
+    session_hostname,
 )
 from labdock.core.site import AgentRules
 
 Check = Callable[[object, str], Any]
 """(value, where it stands) → the value to pass on; raises RefusedError."""
-
-HOSTNAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 ENV_MAX_ENTRIES = 200
 ENV_MAX_CHARACTERS = 16_384
@@ -142,7 +141,7 @@ def check_create(
             "Image": _exactly(reference),
             "Cmd": _exactly(["labdock-session"]),
             "User": _exactly(f"{person.uid}:{person.gid}"),
-            "Hostname": _text(HOSTNAME_PATTERN),
+            "Hostname": _exactly(session_hostname(person.name, server)),
             "WorkingDir": _exactly(home),
             "Env": _environment(person),
             "Labels": _exactly(labels),

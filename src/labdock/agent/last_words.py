@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from labdock.adapters.agent_api import Ended
 from labdock.core.errors import HostError
+
+log = logging.getLogger(__name__)
 
 KEPT = 200
 
@@ -41,6 +44,10 @@ class LastWords:
         try:
             return Ended.from_json(self._file(name).read_text("utf-8"))
         except FileNotFoundError:
+            return None
+        except ValueError as error:
+            # Half-written when the machine lost power.
+            log.warning("the last words of %s are damaged: %s", name, error)
             return None
 
     def drop(self, name: str) -> None:

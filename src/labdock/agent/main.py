@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
     homes = Homes(rules, data_dir)
     await asyncio.to_thread(homes.prepare)
     last_words = LastWords(data_dir / "ended")
-    ends = Ends()
+    ends = Ends(time.time_ns() // 1_000_000)
     network = NetworkKeeper(_firewall(rules))
     async with Engine(engine_socket) as engine:
         watch = Watch(engine, rules.instance, last_words, ends)

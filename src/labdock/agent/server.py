@@ -181,8 +181,10 @@ class AgentServer:
         # No container may be made between looking for one and forgetting the person.
         async with self._creating, self._people:
             labels = (*session_filter(self._rules.instance), f"{LABEL_IDENTITY}={identity}")
-            if await self._engine.find(labels):
-                raise AccountError(f"{identity} still has a session.", fix="Stop it first.")
+            # The hub has stopped what it knew of; what is left it lost sight of.
+            for container in await self._engine.find(labels):
+                log.warning("person %s: container %s is removed with them", identity, container[:12])
+                await self._engine.remove(container, running=True)
             aside = await asyncio.to_thread(self._homes.remove, identity)
         if aside is not None and fields["home"] == "delete":
             await asyncio.to_thread(self._homes.delete, aside)

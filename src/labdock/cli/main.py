@@ -36,7 +36,7 @@ from labdock.cli.operate import (
 from labdock.core.compose import PARTS
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
-from labdock.core.errors import ConfigError, LabdockError
+from labdock.core.errors import ConfigError, HostError, LabdockError
 from labdock.core.lifecycle import Plan
 from labdock.core.session import INSTANCE_PATTERN
 
@@ -284,7 +284,10 @@ def restart(context: Context, part: str | None, dry_run: bool) -> None:
     if dry_run:
         console.say(f"  would: Restart {', '.join(parts)}")
         return
-    with_engine(lambda engine: restart_parts(engine, instance, parts, console), instance)
+    if instance.record is None:
+        raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.")
+    with host.lock(instance.state / ".lock"):
+        with_engine(lambda engine: restart_parts(engine, instance, parts, console), instance)
     console.say(f"Restarted: {', '.join(parts)}. Sessions went on.")
 
 

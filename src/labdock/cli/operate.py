@@ -42,19 +42,20 @@ async def plan_for_down(engine: Engine, instance: Instance, *, everything: bool)
 
 
 async def take_down(engine: Engine, instance: Instance, plan: Plan, console: Console) -> None:
-    """Carry out the plan of ``down``; sessions first, all at once."""
-    sessions = [step.subject for step in plan if step.act is Act.STOP_SESSION]
-    if sessions:
-        with console.step(f"Stop {len(sessions)} session(s)"):
-            await asyncio.gather(*(_stop_session(engine, name) for name in sessions))
+    """Carry out the plan of ``down``: the parts that start sessions first, the agent last."""
+    agent = part_container(instance.name, "agent")
+    everything = any(step.act is Act.REMOVE_NETWORKS for step in plan)
     for step in plan:
         if step.act is Act.REMOVE_PARTS:
             with console.step(step.text):
-                for name in reversed(step.subject.split()):
-                    await engine.stop(name, grace_s=STOP_GRACE_S)
-                    await engine.remove(name)
+                for name in sorted(step.subject.split(), key=lambda name: name == agent):
+                    if everything and name == agent:
+                        # Listed anew: somebody may have pressed Start since the plan was made.
+                        await _stop_all(engine, await sessions_of(engine, instance))
+                    await _stop_and_remove(engine, name)
         elif step.act is Act.REMOVE_NETWORKS:
             with console.step(step.text) as show:
+                await _stop_all(engine, await sessions_of(engine, instance))
                 if (instance.state / "compose.yaml").exists():
                     # The agent alone may touch the firewall: a short-lived one takes the rules away.
                     run_compose(instance, ("run", "--rm", "--no-deps", "agent", "clean"), on_line=show)
@@ -62,7 +63,11 @@ async def take_down(engine: Engine, instance: Instance, plan: Plan, console: Con
                     await engine.remove_network(f"{instance.name}-{network}")
 
 
-async def _stop_session(engine: Engine, name: str) -> None:
+async def _stop_all(engine: Engine, sessions: tuple[ContainerFacts, ...]) -> None:
+    await asyncio.gather(*(_stop_and_remove(engine, session.name) for session in sessions))
+
+
+async def _stop_and_remove(engine: Engine, name: str) -> None:
     await engine.stop(name, grace_s=STOP_GRACE_S)
     await engine.remove(name)
 

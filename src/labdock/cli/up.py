@@ -60,7 +60,7 @@ class Situation:
     edge_listens: bool
     """Whether this instance's own edge already has the port that it is to have."""
     unwell: tuple[str, ...]
-    """Containers of parts that run and fail their health check."""
+    """Containers of parts that run and must begin anew: unhealthy, or with secrets that are lost."""
 
 
 def engine_plan(instance: Instance) -> Plan:
@@ -129,7 +129,8 @@ async def look(instance: Instance, engine: Engine) -> Situation:
     # Also an edge that is unwell holds its port.
     edge_runs = any(part.labels[LABEL_PART] == "edge" for part in parts)
     listens = edge_runs and f"{instance.config.site.listen}:" in found.files.get("compose.yaml", "")
-    unwell = tuple(part.name for part in parts if part.health == "unhealthy")
+    lost = found.secrets < set(wanted.secrets)
+    unwell = tuple(part.name for part in parts if lost or part.health == "unhealthy")
     return Situation(deployment, wanted, plan_up(wanted, found), listens, unwell)
 
 

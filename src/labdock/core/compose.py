@@ -165,6 +165,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         homes_root=site.places.homes,
         names_dir=site.places.names,
         network=site.network.name,
+        hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
         jupyterhub=config.jupyterhub,
     )

@@ -129,7 +129,9 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
         for path, text in wanted.files.items()
         if found.files.get(path) != text
     ]
-    changed = [part for part, runs in wanted.parts.items() if found.parts.get(part) != runs]
+    missing = set(wanted.secrets) - found.secrets
+    # Parts read secrets when they start: with a new one all must begin anew.
+    changed = [part for part, runs in wanted.parts.items() if missing or found.parts.get(part) != runs]
     if changed:
         steps.append(Step(Act.START_PARTS, " ".join(changed), f"Start {', '.join(changed)}"))
     return tuple(steps)

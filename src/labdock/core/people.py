@@ -97,13 +97,14 @@ def register(registry: Registry, identity: str, name: str) -> tuple[Registry, Pe
     Raises:
         AccountError: *name* cannot be a name, *identity* was removed, or somebody else has the name.
     """
-    check_name(name)
+    known = registry.find(identity)
+    if known is None or known.name != name:
+        check_name(name)
     if identity in registry.gone:
         raise AccountError(f"The identity {identity} was removed.", fix="Add the person anew.")
     holder = next((p for p in registry.current() if p.name == name and p.identity != identity), None)
     if holder is not None:
         raise AccountError(f"The name {name!r} belongs to somebody else (uid {holder.uid}).")
-    known = registry.find(identity)
     if known is not None:
         renamed = replace(known, name=name)
         people = tuple(renamed if p.identity == identity else p for p in registry.people)

@@ -110,6 +110,16 @@ def container_name(instance: str, person: str, server: str = "") -> str:
     return f"{instance}-session-{person}" + (f"--{server}" if server else "")
 
 
+def session_hostname(person: str, server: str = "") -> str:
+    """What a session calls itself; at most 63 characters.
+
+    The engine also gives it out as a name on the network: the prefix keeps somebody called "hub" from
+    being taken for the hub.
+    """
+    words = f"session-{person}" + (f"-{server}" if server else "")
+    return re.sub(r"[^a-z0-9-]", "-", words)[:63].strip("-")
+
+
 def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice, ...]) -> StartRequest:
     """The request in *options* (of the start form or the REST API), checked against *images*.
 
@@ -149,7 +159,7 @@ def session_spec(
     home = session_home(person.name)
     return SessionSpec(
         name=container_name(instance, person.name, server),
-        hostname=re.sub(r"[^a-z0-9-]", "-", person.name + (f"-{server}" if server else ""))[:63].strip("-"),
+        hostname=session_hostname(person.name, server),
         image=image.reference,
         command=("labdock-session",),
         uid=person.uid,

@@ -15,6 +15,7 @@ class HubSettings:
     """What the hub needs to know; read once when it starts, from ``hub.json``.
 
     ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
+    ``hub_ip`` is the hub's own address, which no name given out on the network can take from it;
     ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
     ``jupyterhub`` is the escape hatch: plain JupyterHub configuration, class name to trait to value.
     """
@@ -31,6 +32,7 @@ class HubSettings:
     homes_root: str
     names_dir: str
     network: str
+    hub_ip: str
     proxy_ip: str
     jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from typing import Any
 from urllib.parse import quote
 
@@ -18,9 +20,11 @@ from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
 from labdock.hub.ends import follow_ends
+from labdock.hub.gate import Gate
+from labdock.hub.orphans import keep_removing_orphans
 from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
-from labdock.hub.spawner import spawner_class
+from labdock.hub.spawner import LabdockSpawner, spawner_class
 from labdock.parts import (
     AGENT_SOCKET,
     EDGE_SOCKET,
@@ -35,6 +39,7 @@ c: Any = globals()["c"]
 settings = HubSettings.from_json((SETTINGS / "hub.json").read_text())
 database = settings.jupyterhub.get("JupyterHub", {}).get("db_url", f"sqlite:///{STATE}/hub.sqlite")
 agent = AgentClient(AGENT_SOCKET)
+engine = Engine(AGENT_SOCKET)
 store = AccountStore(database)
 sign_in = SignIn(store, admins=settings.admins)
 
@@ -55,7 +60,7 @@ c.JupyterHub.db_url = database
 c.JupyterHub.cookie_secret = bytes.fromhex(secret("cookie_secret"))
 c.JupyterHub.public_url = settings.public_url + "/"
 c.JupyterHub.hub_bind_url = f"http://0.0.0.0:{HUB_PORT}"
-c.JupyterHub.hub_connect_url = f"http://hub:{HUB_PORT}"
+c.JupyterHub.hub_connect_url = f"http://{settings.hub_ip}:{HUB_PORT}"
 c.JupyterHub.proxy_class = "jupyterhub.proxy.ConfigurableHTTPProxy"
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http+unix://{quote(str(PROXY_API_SOCKET), safe='')}"
@@ -73,21 +78,49 @@ async def restore_routes() -> None:
     await hub.proxy.check_routes(hub.users, hub._service_map)
 
 
-# JupyterHub reads this file inside its event loop; the name keeps the task from being collected.
-routes_task = asyncio.get_running_loop().create_task(
-    admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes)
-)
+def spawners() -> list[LabdockSpawner]:
+    """All that the hub knows now; a list, since people come and go while it is read."""
+    users = list(JupyterHub.instance().users.values())
+    return [spawner for user in users for spawner in list(user.spawners.values())]
 
 
 async def look_at_ended(containers: frozenset[str]) -> None:
-    hub = await ready_hub()
-    for user in hub.users.values():
-        for spawner in user.spawners.values():
-            if spawner.ready and spawner.container in containers:
-                await spawner.poll_and_notify()
+    await ready_hub()
+    for spawner in spawners():
+        if spawner.ready and spawner.container in containers:
+            await spawner.poll_and_notify()
 
 
-ends_task = asyncio.get_running_loop().create_task(follow_ends(agent, look_at_ended))
+async def care_for_orphans() -> None:
+    while True:
+        try:
+            await ready_hub()
+            break
+        except OSError:
+            await asyncio.sleep(1)
+    await keep_removing_orphans(
+        engine, settings.instance, lambda: {spawner.container for spawner in spawners()}
+    )
+
+
+def stop_on_failure(task: asyncio.Task[None]) -> None:
+    """Without one of these the hub is not whole: it ends, Docker starts it again, and sessions go on."""
+    if not task.cancelled() and task.exception() is not None:
+        logging.getLogger("tornado.application").critical("a task ended", exc_info=task.exception())
+        os._exit(1)
+
+
+# JupyterHub reads this file inside its event loop; the names keep the tasks from being collected.
+tasks = [
+    asyncio.get_running_loop().create_task(work)
+    for work in (
+        admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes),
+        follow_ends(agent, look_at_ended),
+        care_for_orphans(),
+    )
+]
+for task in tasks:
+    task.add_done_callback(stop_on_failure)
 
 # A restart of the hub leaves people's sessions alone, also one that is too busy to answer at once.
 c.JupyterHub.cleanup_servers = False
@@ -95,14 +128,22 @@ c.JupyterHub.shutdown_on_logout = False
 c.Spawner.http_timeout = 600
 
 # Sessions.
-c.JupyterHub.spawner_class = spawner_class(settings, agent, Engine(AGENT_SOCKET), identity_of)
+c.JupyterHub.spawner_class = spawner_class(
+    settings,
+    agent,
+    engine,
+    identity_of,
+    # One more than there are processors: while one waits for the engine, another can use its processor.
+    Gate((os.cpu_count() or 1) + 1, hold_s=2.0),
+)
 c.Spawner.ip = "0.0.0.0"  # noqa: S104  inside the session's own network
 c.Spawner.port = SESSION_PORT
 c.Spawner.start_timeout = 120
 c.Spawner.env_keep = []
 c.Spawner.default_url = "/lab"
-# A start is shown step by step on its own page at once, not after ten silent seconds.
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0, "slow_stop_timeout": 2}
+# A start is shown step by step on its own page at once, not after ten silent seconds; what is refused
+# right away still is the answer to the request itself.
+c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2, "slow_stop_timeout": 2}
 
 # People and pages. The edge alone tells where a request came from, and the proxy hands that on.
 c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]

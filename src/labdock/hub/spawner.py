@@ -16,13 +16,20 @@ from jupyterhub.spawner import Spawner
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.adapters.engine_body import container_body
-from labdock.core.errors import BadRequestError, LabdockError, StartError
+from labdock.core.errors import BadRequestError, EngineError, LabdockError, StartError
 from labdock.core.session import SESSION_PORT, ImageChoice, SessionSpec, parse_start_request, session_spec
 from labdock.core.site import HubSettings
 from labdock.hub import pages
+from labdock.hub.gate import Gate
 
 IdentityOf = Callable[[str], Awaitable[str]]
 """A person's name to their identity; raises AccountError for somebody unknown."""
+
+AWAY = StartError(
+    "The part of Labdock that makes containers does not answer or refused.",
+    fix="Try again in a minute. If it stays so, tell an administrator: `labdock doctor` looks for the cause.",
+)
+"""What a person is told when the engine or the agent fails; the log has the rest."""
 
 STOP_GRACE_S = 10
 LOOK_EVERY_S = 0.05
@@ -120,13 +127,14 @@ class StartProgress:
 class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
     """One person's session in a container of its own.
 
-    ``settings``, ``agent``, ``engine`` and ``identity_of`` come from :func:`spawner_class`.
+    ``settings``, ``agent``, ``engine``, ``identity_of`` and ``gate`` come from :func:`spawner_class`.
     """
 
     settings: HubSettings
     agent: AgentClient
     engine: Engine
     identity_of: IdentityOf
+    gate: Gate
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -169,6 +177,8 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         try:
             parse_start_request(user_options, self.settings.images)
         except BadRequestError as error:
+            # Kept, they would be refused again at every later start that names none.
+            spawner.user_options = {}
             raise pages.not_started(error, status_code=400) from error
 
     # Start, look, stop.
@@ -181,9 +191,11 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         """
         progress = self.start_progress = StartProgress()
         try:
-            url = await self._start(progress)
+            async with self.gate.place():
+                url = await self._start(progress)
         except LabdockError as error:
-            progress.finish(error)
+            shown = AWAY if isinstance(error, EngineError) else error
+            progress.finish(shown)
             self.log.warning(
                 "%s's session did not start: %s%s",
                 self.user.name,
@@ -197,7 +209,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
                 self.log.warning("%s's container stays behind: %s", self.user.name, left)
             # Lets whoever watches the steps see the cause before the hub closes their stream.
             await asyncio.sleep(0)
-            raise pages.not_started(error) from error
+            raise pages.not_started(shown) from error
         progress.finish()
         seconds = ", ".join(f"{step.id} {step.seconds} s" for step in progress.steps)
         self.log.info("%s's session runs in %s (%s)", self.user.name, self.container, seconds)
@@ -316,7 +328,12 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         """None while the container runs, otherwise its exit code (0 when nobody knows it)."""
         if not self.container:
             return 0
-        shown = await self.engine.inspect(self.container)
+        try:
+            shown = await self.engine.inspect(self.container)
+        except EngineError as error:
+            # The agent is away: that is no news of the session, and taken for its end would lose it.
+            self.log.warning("%s's session cannot be looked at: %s", self.user.name, error)
+            return None
         if shown is not None:
             state = shown["State"]
             if state["Status"] in {"created", "running", "paused", "restarting"}:
@@ -343,10 +360,16 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
 
 
 def spawner_class(
-    settings: HubSettings, agent: AgentClient, engine: Engine, identity_of: IdentityOf
+    settings: HubSettings, agent: AgentClient, engine: Engine, identity_of: IdentityOf, gate: Gate
 ) -> type[LabdockSpawner]:
     """What ``JupyterHub.spawner_class`` is set to: the spawner with what it works with."""
-    given = {"settings": settings, "agent": agent, "engine": engine, "identity_of": staticmethod(identity_of)}
+    given = {
+        "settings": settings,
+        "agent": agent,
+        "engine": engine,
+        "identity_of": staticmethod(identity_of),
+        "gate": gate,
+    }
     return type("LabdockSpawner", (LabdockSpawner,), given)
 
 
