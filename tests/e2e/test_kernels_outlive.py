@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from labdock.adapters import host
 from labdock.adapters.engine import Engine
 from labdock.adapters.visitor import Visitor
 from labdock.core.errors import HubError
@@ -112,5 +113,7 @@ async def test_a_hub_that_starts_while_the_agent_is_away_keeps_every_session(
             await engine.restart(f"{stack.instance}-hub", grace_s=10)
             await asyncio.sleep(4)
             await engine.start(f"{stack.instance}-agent")
+        socket = stack.state / "run/agent/agent.sock"
+        assert await asyncio.to_thread(host.wait_for_socket, socket, timeout_s=30)
         assert await until_back(stack, ada, kernel) == "True True\n"
         await ada.stop()

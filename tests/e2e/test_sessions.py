@@ -200,6 +200,6 @@ async def test_a_session_that_the_hub_lost_sight_of_goes_with_its_person(
 
 async def test_options_that_make_no_sense_are_refused_and_not_kept(guests: Guests) -> None:
     async with guests("ada") as ada:
-        with pytest.raises(HubError, match="400.*There is no image 'no-such-image'"):
+        with pytest.raises(HubError, match=r"400.*There is no image 'no-such-image'"):
             await ada.start("no-such-image")
         await ada.start(None)
