@@ -85,3 +85,23 @@ class RefusedError(LabdockError):
     def __init__(self, message: str, *, field: str, fix: str = "") -> None:
         super().__init__(message, fix=fix)
         self.field = field
+
+
+class DriverError(LabdockError):
+    """The machine has NVIDIA hardware, and its driver does not work; *kind* says in a word in which way."""
+
+    label = "driver"
+
+    def __init__(self, message: str, *, kind: str, fix: str) -> None:
+        super().__init__(message, fix=fix)
+        self.kind = kind
+
+
+class NoCardError(LabdockError):
+    """No card can be given; *waiting_helps* when one may come free without a change of settings."""
+
+    label = "no-card"
+
+    def __init__(self, message: str, *, fix: str, waiting_helps: bool) -> None:
+        super().__init__(message, fix=fix)
+        self.waiting_helps = waiting_helps
