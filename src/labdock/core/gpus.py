@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-
 LABEL_GPUS = "org.labdock.gpus"
 """The cards a container holds, as UUIDs with commas between: this label is the lease."""
 
@@ -116,7 +115,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """What one container holds: the UUIDs of its cards, whose session it is, and since when (seconds of 1970).
+    """What one container holds: the UUIDs of its cards, whose session it is, and since when (Unix time).
 
     Read from the container's labels and from nowhere else. *person* is empty for a container that somebody
     started by hand with ``labdock gpus --docker-args``.
