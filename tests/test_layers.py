@@ -19,12 +19,14 @@ import labdock
 PACKAGE = Path(labdock.__file__).parent
 
 PURE = {
+    "collections",
     "collections.abc",
     "dataclasses",
     "decimal",
     "difflib",
     "enum",
     "hashlib",
+    "heapq",
     "ipaddress",
     "json",
     "math",

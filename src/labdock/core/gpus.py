@@ -281,7 +281,9 @@ class GpuRules:
     inject: str = "auto"
 
     def share_of(self, card: Card) -> Share:
-        """How *card* is shared; a slice is never shared by seats of the whole."""
+        """How *card* is shared."""
+        if not self.cards:
+            return self.share
         rule = next((rule for rule in self.cards if rule.fits(card)), None)
         return rule.share if rule is not None and rule.share is not None else self.share
 
