@@ -240,12 +240,11 @@ def check_request(request: GpuRequest, inventory: Inventory, rules: GpuRules) ->
             field="gpu_model",
             fix=f"Choose one of: {', '.join(models)}.",
         )
-    largest = max(
-        (card.memory_bytes for card in inventory.cards if card.memory_bytes is not None), default=None
-    )
-    if request.memory_bytes is not None and 0 < largest < request.memory_bytes:
+    largest = max((card.memory_bytes or 0 for card in inventory.cards), default=0)
+    wanted = request.memory_bytes or 0
+    if 0 < largest < wanted:
         raise BadRequestError(
-            f"No GPU here has {request.memory_bytes / 2**30:g} GiB of memory.",
+            f"No GPU here has {wanted / 2**30:g} GiB of memory.",
             field="gpu_memory",
             fix=f"The largest has {largest / 2**30:g} GiB.",
         )

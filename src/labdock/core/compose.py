@@ -19,10 +19,13 @@ from labdock.core.session import (
     Limits,
     SharedFolder,
 )
-from labdock.core.site import AgentRules, HubSettings
+from labdock.core.site import AgentRules, DriverPlaces, HubSettings
 
 PARTS = ("agent", "proxy", "hub", "edge")
 """In the order in which they can do without the next."""
+
+SIMULATION = "simulation"
+"""A further part, there only when simulated GPUs were asked for: it makes them and keeps them lively."""
 
 LABEL_PART = "org.labdock.part"
 LABEL_SETTINGS = "org.labdock.settings"
@@ -36,6 +39,11 @@ SECRETS = ("proxy_token", "cookie_secret", "crypt_key", "api_token")
 
 _SUBNETS = tuple(f"10.{second}.{third}.0/20" for second in range(213, 224) for third in range(0, 256, 16))
 """Where a sessions' network may lie: 4094 addresses each, in a corner that few sites use."""
+
+HOST_FILES = "/host"
+"""Below this folder the agent finds those of the host that a driver's files lie in, and its devices."""
+
+CDI_FOLDER = "/etc/cdi"
 
 _LARGE_BODIES = "1GB"
 """The largest upload; JupyterLab sends files in pieces of 1 MB, notebooks whole."""
@@ -87,12 +95,20 @@ class Places:
     def names(self) -> str:
         return f"{self.state}/names"
 
+    @property
+    def simulation(self) -> str:
+        """The root of the simulated driver: its libraries, devices and state."""
+        return f"{self.state}/simulation"
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One instance, decided: what :func:`compose` and :func:`part_files` are made from.
 
     *images* maps a choice's id to the engine's reference; *owner_uid* is who runs ``labdock``.
+    *driver_folders* are the host's folders that a driver's files lie in, empty on a machine without NVIDIA
+    hardware; *simulated_gpus* is how many cards are simulated instead. *cdi* says that the engine reads
+    CDI specs.
     """
 
     instance: str
@@ -104,6 +120,10 @@ class Deployment:
     engine_api: tuple[int, int]
     engine_cpus: int
     owner_uid: int
+    driver_folders: tuple[str, ...] = ()
+    simulated_gpus: int = 0
+    simulation_image: str = ""
+    cdi: bool = False
 
     @property
     def service_uid(self) -> int:
@@ -167,6 +187,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         network=site.network.name,
         hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
+        gpus=config.gpus,
         jupyterhub=config.jupyterhub,
     )
 
@@ -187,7 +208,22 @@ def agent_rules(site: Deployment) -> AgentRules:
         hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
         service_uid=site.service_uid,
+        gpus=site.config.gpus,
+        driver=driver_places(site),
+        cdi_dir=CDI_FOLDER if site.cdi else "",
     )
+
+
+def driver_places(site: Deployment) -> DriverPlaces | None:
+    """Where the agent looks for the driver; None when there is neither hardware nor a simulation."""
+    if site.simulated_gpus:
+        root = site.places.simulation
+        return DriverPlaces(
+            root, root, f"{root}/proc", f"{root}/sys", f"{root}/dev", f"{root}/dev", f"{root}/state"
+        )
+    if site.driver_folders:
+        return DriverPlaces(HOST_FILES, "", "/proc", "/sys", f"{HOST_FILES}/dev", "/dev")
+    return None
 
 
 def _limits(site: Deployment) -> Limits:
@@ -245,9 +281,11 @@ def compose(site: Deployment) -> dict[str, Any]:
     rules, settings, caddy = agent_rules(site).to_json(), hub_settings(site).to_json(), caddyfile(site)
     service_user = f"{site.service_uid}:{site.service_uid}"
     sessions = site.network
+    simulation = {SIMULATION: _simulation(site)} if site.simulated_gpus else {}
     return {
         "name": site.instance,
         "services": {
+            **simulation,
             "agent": _part(
                 site,
                 "agent",
@@ -255,7 +293,12 @@ def compose(site: Deployment) -> dict[str, Any]:
                 {
                     "network_mode": "host",
                     "user": "0:0",
-                    "cap_add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"],
+                    "cap_add": [
+                        *("CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"),
+                        # To make the devices of a card that nobody has used since the machine started.
+                        *(("MKNOD",) if driver_places(site) else ()),
+                    ],
+                    **({"device_cgroup_rules": [NVIDIA_DEVICES]} if _real_driver(site) else {}),
                     "volumes": [
                         _bind(site.places.engine_socket, "/run/labdock/engine.sock"),
                         _bind(f"{state}/parts/agent", "/run/labdock/settings", read_only=True),
@@ -263,6 +306,7 @@ def compose(site: Deployment) -> dict[str, Any]:
                         _bind(f"{state}/run/agent", "/run/labdock/agent"),
                         _bind(site.places.names, site.places.names),
                         _bind(site.places.storage, site.places.storage),
+                        *_driver_binds(site),
                     ],
                 },
                 [
@@ -362,6 +406,46 @@ def compose(site: Deployment) -> dict[str, Any]:
     }
 
 
+def _real_driver(site: Deployment) -> bool:
+    return bool(site.driver_folders) and not site.simulated_gpus
+
+
+NVIDIA_DEVICES = "c 195:* rw"
+"""What the agent may open to ask the driver: the cards and their control device, by the major they have."""
+
+
+def _driver_binds(site: Deployment) -> list[dict[str, Any]]:
+    """What the agent needs to see of the driver, and where it writes for the engine."""
+    binds = []
+    if site.simulated_gpus:
+        binds.append(_bind(site.places.simulation, site.places.simulation))
+    elif site.driver_folders:
+        binds += [_bind(folder, f"{HOST_FILES}{folder}", read_only=True) for folder in site.driver_folders]
+        binds.append(_bind("/dev", f"{HOST_FILES}/dev"))
+    if site.cdi:
+        binds.append(_bind(CDI_FOLDER, CDI_FOLDER, make=True))
+    return binds
+
+
+def _simulation(site: Deployment) -> dict[str, Any]:
+    """The part that makes simulated cards: no network, and no right but to make devices."""
+    root = site.places.simulation
+    return _part(
+        site,
+        SIMULATION,
+        "",
+        {
+            "image": site.simulation_image,
+            "command": ["--root", root, "--cards", str(site.simulated_gpus), "--name", site.instance],
+            "user": "0:0",
+            "network_mode": "none",
+            "cap_add": ["MKNOD"],
+            "volumes": [_bind(root, root)],
+        },
+        ["test", "-e", f"{root}/state"],
+    )
+
+
 def part_container(instance: str, part: str) -> str:
     """The name of the container that runs *part* of *instance*."""
     return f"{instance}-{part}"
@@ -413,13 +497,14 @@ def _part(
     return {**service, "labels": {**service["labels"], LABEL_SETTINGS: digest}}
 
 
-def _bind(source: str, target: str, *, read_only: bool = False) -> dict[str, Any]:
+def _bind(source: str, target: str, *, read_only: bool = False, make: bool = False) -> dict[str, Any]:
+    """A folder of the host in a part; with *make* the engine makes it if it is missing."""
     return {
         "type": "bind",
         "source": _literal(source),
         "target": _literal(target),
         "read_only": read_only,
-        "bind": {"create_host_path": False},
+        "bind": {"create_host_path": make},
     }
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from labdock.core.errors import AccountError, ConfigError
+from labdock.core.gpu_settings import GPU_SECTION
+from labdock.core.gpus import GpuRules
 from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, check_name
 from labdock.core.session import Limits
 from labdock.core.settings import (
@@ -568,6 +570,14 @@ class Config:
             Record(settings_of(Storage), Storage, _finish_storage),
             help="Where people's files live.",
             example={"root": "/srv/labdock"},
+        ),
+    )
+    gpus: GpuRules = field(
+        default=GpuRules(),
+        metadata=describe(
+            GPU_SECTION,
+            help="How the machine's GPUs are shared. On a machine without one, nothing here matters.",
+            example={"share": "exclusive", "per_session": 2},
         ),
     )
     limits: Limits = field(

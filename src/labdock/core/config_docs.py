@@ -9,7 +9,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labdock.core.config import DECLARATION, RESERVED_TRAITS, parse
-from labdock.core.settings import IDENTIFIER, Kind, ListOf, Record, Setting, Traits, Value, node_of, quoted
+from labdock.core.settings import (
+    IDENTIFIER,
+    Either,
+    Kind,
+    ListOf,
+    Record,
+    Setting,
+    Traits,
+    Value,
+    node_of,
+    quoted,
+)
 
 _INDENT = "  "
 _WIDTH = 96
@@ -119,6 +130,9 @@ def _words(kind: Kind) -> str:
     match kind:
         case Value():
             return kind.words
+        case Either(single, mapping):
+            keys = "; ".join(f"`{one.key}`: {_words(one.kind)}" for one in mapping.settings)
+            return f"{single.words}, or a mapping ({keys})"
         case ListOf(Value() as item):
             return f"a list, each {item.words}"
         case ListOf():
@@ -150,6 +164,8 @@ def _schema(kind: Kind, *, may_be_null: bool = False) -> dict[str, Any]:
     match kind:
         case Value():
             return dict(kind.schema)
+        case Either(single, mapping):
+            return {"anyOf": [_schema(single), _schema(mapping)]}
         case Record():
             schema: dict[str, Any] = {
                 "type": "object",

@@ -160,6 +160,21 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Either:
+    """A single value, or a mapping in its place; *is_mapping* tells which of the two a value came from."""
+
+    single: Value
+    mapping: Record
+    is_mapping: Callable[[Any], bool]
+
+    def read(self, node: Node, path: str, findings: Findings) -> object:
+        return (self.mapping if isinstance(node, Table) else self.single).read(node, path, findings)
+
+    def plain(self, value: Any) -> Any:
+        return (self.mapping if self.is_mapping(value) else self.single).plain(value)
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One setting as declared: its key, the attribute that holds it, and all that is said about it.
 
@@ -218,7 +233,7 @@ class Record:
         for key, entry in found.items():
             if key not in known:
                 findings.add(entry.key, join(path, key), Wrong("unknown key", self._hint_for(key)))
-            elif isinstance(known[key].kind, Value) or not is_null(entry.value):
+            elif isinstance(known[key].kind, Value | Either) or not is_null(entry.value):
                 # A section or list with nothing below it, all commented out, is as if not written.
                 reading.given[key] = entry.value
         for key, setting in known.items():
@@ -331,7 +346,7 @@ class Traits:
         return {class_name: dict(traits) for class_name, traits in value.items()}
 
 
-Kind = Value | Record | ListOf | Traits
+Kind = Value | Either | Record | ListOf | Traits
 
 
 def describe(
@@ -420,6 +435,21 @@ def whole_number(least: int, most: int) -> Value:
         return value
 
     return Value(words, {"type": "integer", "minimum": least, "maximum": most}, read)
+
+
+def number_or_none(least: int, most: int) -> Value:
+    """A kind that takes a whole number from *least* to *most*, or the word none, which is read as None."""
+    words = f'a whole number from {least} to {most}, or "none"'
+    number = whole_number(least, most)
+
+    def read(value: Plain) -> object | Wrong:
+        if value == "none":
+            return None
+        found = number.convert(value)
+        return Wrong(f"is not {words}") if isinstance(found, Wrong) else found
+
+    schema = {"anyOf": [dict(number.schema), {"const": "none"}]}
+    return Value(words, schema, read, lambda value: "none" if value is None else value)
 
 
 def flag() -> Value:

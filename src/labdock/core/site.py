@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from labdock.core.gpus import GpuRules
 from labdock.core.session import ImageChoice, Limits, SharedFolder
 
 
@@ -34,6 +35,7 @@ class HubSettings:
     network: str
     hub_ip: str
     proxy_ip: str
+    gpus: GpuRules = field(default_factory=GpuRules)
     jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -50,8 +52,27 @@ class HubSettings:
                 "images": tuple(ImageChoice(**image) for image in data["images"]),
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
+                "gpus": GpuRules.from_data(data["gpus"]),
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DriverPlaces:
+    """Where the agent finds the driver, as it sees it: the host's files, and its /proc, /sys and /dev.
+
+    *host_files* and *host_dev* are the same places as the engine knows them: what stands before a path
+    below *files* ("" for the host's own root), and the folder of the nodes. *state* is the folder from
+    which a simulated driver takes what it tells, empty for a real one.
+    """
+
+    files: str
+    host_files: str
+    proc: str
+    sys: str
+    dev: str
+    host_dev: str
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,8 @@ class AgentRules:
     ``bridge`` is the name of the sessions' network interface on the host; ``hub_ip`` and ``proxy_ip``
     are the two fixed addresses on it that sessions may be reached from.
     ``service_uid`` is the user the other parts run as: the one that may use the agent's socket.
+    ``driver`` is None on a machine without NVIDIA hardware. ``cdi_dir`` is where the engine looks for CDI
+    specs, empty when it has no CDI.
     """
 
     instance: str
@@ -77,6 +100,9 @@ class AgentRules:
     hub_ip: str
     proxy_ip: str
     service_uid: int
+    gpus: GpuRules = field(default_factory=GpuRules)
+    driver: DriverPlaces | None = None
+    cdi_dir: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -92,5 +118,7 @@ class AgentRules:
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
                 "managed_shared": tuple(data["managed_shared"]),
+                "gpus": GpuRules.from_data(data["gpus"]),
+                "driver": None if data["driver"] is None else DriverPlaces(**data["driver"]),
             }
         )
