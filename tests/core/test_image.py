@@ -20,6 +20,7 @@ recipes = st.builds(
 def folders(**cpu: bytes) -> dict[str, dict[str, bytes]]:
     return {
         "server": {"Dockerfile": b"FROM x"},
+        "simulation": {"Dockerfile": b"FROM x"},
         "cpu": {"Dockerfile": b"FROM x", **cpu},
         "base": {"Dockerfile": b"FROM y"},
         "a-cuda": {"Dockerfile": b"FROM x"},
@@ -61,7 +62,7 @@ def test_every_image_comes_after_the_one_it_stands_on() -> None:
     for recipe in images.in_order():
         assert recipe.parent in have
         have.add(recipe.tag)
-    assert [recipe.name for recipe in images.in_order()] == ["base", "a-cuda", "cpu", "server"]
+    assert [recipe.name for recipe in images.in_order()] == ["base", "a-cuda", "cpu", "server", "simulation"]
 
 
 def test_a_change_of_the_base_changes_every_tag() -> None:
@@ -81,3 +82,13 @@ def test_the_package_is_part_of_the_server_image_alone() -> None:
     before, after = image_set(folders(), {"x.py": b"1"}), image_set(folders(), {"x.py": b"2"})
     assert [name for name in tags(before) if tags(before)[name] != tags(after)[name]] == ["server"]
     assert after.server.files["labdock/x.py"] == b"2"
+
+
+def test_the_simulated_driver_is_in_its_own_image_and_in_no_other() -> None:
+    one, other = ({"simulation/x.py": data, "core/errors.py": b"", "hub/y.py": b""} for data in (b"1", b"2"))
+    before, after = image_set(folders(), one), image_set(folders(), other)
+    assert [name for name in tags(before) if tags(before)[name] != tags(after)[name]] == ["simulation"]
+    assert {path for path in after.simulation.files if path.startswith("labdock/")} == {
+        "labdock/simulation/x.py",
+        "labdock/core/errors.py",
+    }

@@ -13,6 +13,14 @@ DEBIAN_TAG = f"labdock/debian:{DEBIAN_RELEASE}"
 HOST_PREFIX = "host/"
 """Below this path a build finds this machine's own settings; they are not part of what an image is."""
 
+SIMULATION_SOURCE = (
+    "labdock/__init__.py",
+    "labdock/core/__init__.py",
+    "labdock/core/errors.py",
+    "labdock/simulation/",
+)
+"""What the simulated driver runs of the package: little, so that its image changes with it alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -41,22 +49,31 @@ class ImageSet:
 
     base: Recipe
     server: Recipe
+    simulation: Recipe
     notebooks: Mapping[str, Recipe]
 
     def in_order(self) -> tuple[Recipe, ...]:
-        return (self.base, *self.notebooks.values(), self.server)
+        return (self.base, *self.notebooks.values(), self.server, self.simulation)
 
 
 def image_set(folders: Mapping[str, Mapping[str, bytes]], package: Mapping[str, bytes]) -> ImageSet:
     """The images made from *folders* (image name to files) and the source of the package itself.
 
-    *package* maps paths below ``labdock/`` to their bytes; only the server image carries it.
+    *package* maps paths below ``labdock/`` to their bytes; the server image carries it, and the simulation
+    image what it runs of it.
     """
     base = Recipe("base", folders["base"], "DEBIAN", DEBIAN_TAG)
-    server_files = {**folders["server"], **{f"labdock/{path}": data for path, data in package.items()}}
+    source = {f"labdock/{path}": data for path, data in package.items()}
+    simulated = {path: data for path, data in source.items() if path.startswith(SIMULATION_SOURCE)}
+    served = {path: data for path, data in source.items() if not path.startswith("labdock/simulation/")}
     notebooks = {
         name: Recipe(name, files, "BASE", base.tag)
         for name, files in sorted(folders.items())
-        if name not in {"base", "server"}
+        if name not in {"base", "server", "simulation"}
     }
-    return ImageSet(base, Recipe("server", server_files, "BASE", base.tag), notebooks)
+    return ImageSet(
+        base,
+        Recipe("server", {**folders["server"], **served}, "BASE", base.tag),
+        Recipe("simulation", {**folders["simulation"], **simulated}, "BASE", base.tag),
+        notebooks,
+    )
