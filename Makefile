@@ -24,8 +24,9 @@ bench: ## Labdock beside the stock stack, in one run
 	@scripts/env dev
 	@.venv/bin/python -m bench
 
-demo: ## Labdock with simulated GPUs
-	@echo "Simulated GPUs are not part of this version." >&2; exit 1
+demo: ## Labdock with four simulated GPUs, on a machine that may have none
+	@scripts/env host
+	@.venv/bin/labdock up --simulate-gpus 4
 
 lock: ## Choose new versions of everything and write the lock files
 	@scripts/lock

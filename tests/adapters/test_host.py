@@ -190,6 +190,30 @@ def test_routes_are_networks_in_plain_notation_without_the_default(tmp_path: Pat
     assert host.routed_subnets(tmp_path / "none") == ()
 
 
+@pytest.mark.parametrize(
+    ("vendor", "kind", "is_nvidia"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x040300", False), ("0x1002", "0x030000", False)],
+    ids=["gpu", "sound-of-a-gpu", "somebody-else's"],
+)
+def test_nvidia_hardware_is_a_display_controller_of_nvidia_s(
+    tmp_path: Path, vendor: str, kind: str, is_nvidia: bool
+) -> None:
+    device = tmp_path / "sys/bus/pci/devices/0000:3b:00.0"
+    device.mkdir(parents=True)
+    (tmp_path / "usr").mkdir()
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    assert host.nvidia_folders(tmp_path) == (("/usr",) if is_nvidia else ())
+
+
+def test_a_driver_that_runs_is_hardware_too_and_nothing_at_all_is_none(tmp_path: Path) -> None:
+    assert host.nvidia_folders(tmp_path) == ()
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "usr").mkdir()
+    (tmp_path / "etc/alternatives").mkdir(parents=True)
+    assert host.nvidia_folders(tmp_path) == ("/usr", "/etc/alternatives")
+
+
 def test_every_line_of_a_program_is_handed_on_also_from_standard_error() -> None:
     lines: list[str] = []
     host.run(("sh", "-c", "echo a; echo b >&2; printf '\\377c'"), on_line=lines.append, failure="")

@@ -68,6 +68,38 @@ def _limits() -> Files:
     return st.tuples(st.sampled_from(memories), others).map(lambda drawn: {**drawn[0], **drawn[1]})
 
 
+def _gpus() -> Files:
+    shares: st.SearchStrategy[Any] = st.sampled_from(["exclusive", "all", "mig"]) | st.builds(
+        lambda seats: {"seats": seats}, st.integers(2, 1000)
+    )
+    number = st.just("none") | st.integers(0, 1024)
+    words = ["0", "GPU-8f0c", "A100"]
+    cards = st.lists(st.sampled_from(words), unique=True).flatmap(
+        lambda names: st.tuples(
+            *(
+                st.fixed_dictionaries({"card": st.just(n)}, optional={"share": shares, "use": st.booleans()})
+                for n in names
+            )
+        ).map(list)
+    )
+    limit = st.sampled_from(
+        [
+            {"people": ["ada"], "cards": 2},
+            {"groups": ["students", "PhD students"], "cards": 1, "together": 4},
+            {"groups": ["staff"], "together": 0, "cards": "none"},
+        ]
+    )
+    return some_of(
+        share=shares,
+        cards=cards,
+        per_session=st.integers(1, 1024),
+        per_person=number,
+        limits=st.lists(limit, unique_by=str, max_size=3),
+        place=st.sampled_from(["spread", "pack"]),
+        inject=st.sampled_from(["auto", "cdi", "nvidia", "devices"]),
+    )
+
+
 def _images(ids: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
     images = [
         st.fixed_dictionaries(
@@ -109,6 +141,7 @@ def good_files() -> Files:
             root=st.sampled_from([None, "/srv/labdock", "/srv/a b/"]),
             shared=st.lists(names, max_size=3, unique=True).flatmap(_shared),
         ),
+        gpus=_gpus(),
         limits=_limits(),
         images=st.lists(
             st.from_regex(r"[a-z0-9][a-z0-9-]{0,9}", fullmatch=True), min_size=1, max_size=3, unique=True
@@ -153,10 +186,26 @@ def trees() -> st.SearchStrategy[Node]:
 def almost_files() -> st.SearchStrategy[Any]:
     """Files made of the right keys with values from a pool of good, bad and odd ones, as plain values."""
     single = [None, True, 0, 1, -3, 64, 0.5, 8.25, 2**27, "", "A b"]
-    words = ["none", "local", "8G", "0G", "8g", "cpu", "root", "ada", "admins", "builtin/cpu"]
+    words = [
+        "exclusive",
+        "mig",
+        "seats",
+        "A100",
+        "none",
+        "local",
+        "8G",
+        "0G",
+        "8g",
+        "cpu",
+        "root",
+        "ada",
+        "admins",
+        "builtin/cpu",
+    ]
     urls = ["http://localhost:8000", "http://x/y", "127.0.0.1:8000"]
     paths = ["/", "/srv/x", "/etc/x", "/a/../b", "a/../b", "//a"]
     lists = [[], [1], ["ada"], ["ada", "ada"], [{"id": "a"}], [{"name": "a"}], [{"name": "a", "path": "b"}]]
+    lists += [[{"card": "0"}], [{"groups": ["a"], "cards": 1}], [{"people": ["a"], "together": 1}]]
     traits = [{}, {"a": 1}, {"a b": {}}, {"JupyterHub": {"ip": "x"}}, {"JupyterHub": {"db_url": "x"}}]
     odd = st.sampled_from([*single, *words, *urls, *paths, *lists, *traits])
 

@@ -29,7 +29,7 @@ from labdock.core.config import Config, Listen
 from labdock.core.config import Shared as SharedSetting
 from labdock.core.errors import HostError
 from labdock.core.session import INSTANCE_PATTERN, ImageChoice, SharedFolder, container_name
-from labdock.core.site import AgentRules, HubSettings
+from labdock.core.site import AgentRules, DriverPlaces, HubSettings
 
 ROOT_ONLY = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"}
 
@@ -141,6 +141,49 @@ def test_the_agent_has_the_engine_and_just_the_rights_it_needs() -> None:
     agent = services(deployment())["agent"]
     assert set(agent["cap_add"]) == ROOT_ONLY
     assert mounts(agent)["/run/labdock/engine.sock"]["source"] == "/var/run/docker.sock"
+
+
+def test_without_nvidia_hardware_the_agent_reaches_no_device() -> None:
+    agent = services(deployment())["agent"]
+    assert "device_cgroup_rules" not in agent
+    assert "/dev" not in {bind["source"] for bind in agent["volumes"]}
+    assert agent_rules(deployment()).driver is None
+
+
+def test_with_nvidia_hardware_the_agent_may_ask_the_driver_and_change_none_of_its_files() -> None:
+    site = deployment(driver_folders=("/usr", "/etc/alternatives"))
+    agent = services(site)["agent"]
+    assert set(agent["cap_add"]) == ROOT_ONLY | {"MKNOD"}
+    assert agent["device_cgroup_rules"] == ["c 195:* rw"]
+    binds = mounts(agent)
+    assert binds["/host/usr"]["read_only"]
+    assert binds["/host/etc/alternatives"]["read_only"]
+    assert binds["/host/dev"]["source"] == "/dev"
+    assert agent_rules(site).driver == DriverPlaces("/host", "", "/proc", "/sys", "/host/dev", "/dev")
+
+
+def test_simulated_cards_come_from_a_part_without_network_that_may_make_devices_only() -> None:
+    # Also beside real hardware: the agent then reaches none of it.
+    site = deployment(simulated_gpus=4, simulation_image="labdock/simulation:1", driver_folders=("/usr",))
+    parts = services(site)
+    simulation = parts["simulation"]
+    assert simulation["network_mode"] == "none"
+    assert (simulation["cap_drop"], simulation["cap_add"]) == (["ALL"], ["MKNOD"])
+    assert simulation["security_opt"] == ["no-new-privileges:true"]
+    assert set(mounts(simulation)) == {"/var/lib/lab/simulation"}
+    assert "device_cgroup_rules" not in parts["agent"]
+    assert "/host/usr" not in mounts(parts["agent"])
+    driver = agent_rules(site).driver
+    assert driver is not None
+    assert driver.state == "/var/lib/lab/simulation/state"
+    assert driver.host_dev == "/var/lib/lab/simulation/dev"
+
+
+def test_an_engine_with_cdi_reads_what_the_agent_writes() -> None:
+    assert agent_rules(deployment()).cdi_dir == ""
+    site = deployment(cdi=True)
+    assert agent_rules(site).cdi_dir == "/etc/cdi"
+    assert mounts(services(site)["agent"])["/etc/cdi"]["bind"]["create_host_path"]
 
 
 def test_only_the_edge_listens_on_the_machine() -> None:

@@ -22,6 +22,7 @@ from labdock.core.config import (
     parse,
 )
 from labdock.core.errors import ConfigError
+from labdock.core.gpus import ALL, EXCLUSIVE, MIG, Share, Sharing
 from labdock.core.session import Limits
 from labdock.core.settings import (
     Entry,
@@ -345,6 +346,45 @@ def test_cores_may_be_whole_halved_or_unlimited(written: object, cpus: float | N
 @pytest.mark.parametrize("pids", [63, 4_194_305, 100.0, "100", True])
 def test_what_is_no_number_of_processes_is_refused(pids: object) -> None:
     assert only_problem(limits={"pids": pids}).startswith("limits.pids: ")
+
+
+def test_cards_are_shared_in_one_of_four_ways() -> None:
+    shares = ["exclusive", "mig", "all", {"seats": 4}]
+    assert [parsed(gpus={"share": share}).gpus.share for share in shares] == [
+        EXCLUSIVE,
+        MIG,
+        ALL,
+        Share(Sharing.SEATS, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        ("seats", "Say how many"),
+        ("turns", "not part of this version"),
+        ("exlusive", 'Did you mean "exclusive"?'),
+        ({"seats": 1}, "a whole number from 2 to 1000"),
+        ({"seat": 4}, 'Did you mean "seats"?'),
+        ({}, "is missing"),
+        ([4], "a list is not one of exclusive, all, mig"),
+    ],
+)
+def test_a_way_of_sharing_that_is_none_is_refused_with_the_way_out(share: object, words: str) -> None:
+    assert any(words in problem for problem in problems(gpus={"share": share}))
+
+
+def test_a_line_of_limits_names_somebody_and_a_number() -> None:
+    assert "names nobody" in only_problem(gpus={"limits": [{"cards": 1}]})
+    assert "says no number" in only_problem(gpus={"limits": [{"people": ["ada"]}]})
+    together = only_problem(gpus={"limits": [{"people": ["ada"], "cards": 1, "together": 4}]})
+    assert "gpus.limits[0].together" in together
+    assert "no group is named" in together
+
+
+def test_the_same_card_cannot_have_two_exceptions() -> None:
+    rules = [{"card": "A100", "use": False}, {"card": "A100", "share": "all"}]
+    assert "has the same card as gpus.cards[0]" in only_problem(gpus={"cards": rules})
 
 
 def test_exactly_one_image_is_the_default() -> None:

@@ -17,12 +17,19 @@ SECRETS = ("api_token", "crypt_key")
 PARTS = ("agent", "proxy", "hub", "edge")
 
 
-def wanted(*, base: bytes = b"1", notebooks: tuple[str, ...] = ("cpu",), settings: str = "s") -> Wanted:
-    images = image_set(
-        {name: {"Dockerfile": base} for name in ("base", "server", "cpu", "torch")}, {"x.py": b""}
-    )
+def wanted(
+    *,
+    base: bytes = b"1",
+    notebooks: tuple[str, ...] = ("cpu",),
+    settings: str = "s",
+    simulation: bool = False,
+) -> Wanted:
+    folders = ("base", "server", "simulation", "cpu", "torch")
+    images = image_set({name: {"Dockerfile": base} for name in folders}, {"x.py": b""})
     parts = dict.fromkeys(PARTS, (images.server.tag, settings))
-    return Wanted(images, notebooks, FILES, SECRETS, parts)
+    if simulation:
+        parts["simulation"] = (images.simulation.tag, settings)
+    return Wanted(images, notebooks, FILES, SECRETS, parts, simulation)
 
 
 NOTHING = Found(frozenset(), {}, frozenset(), frozenset(), {})
@@ -33,7 +40,7 @@ def everything(want: Wanted) -> Found:
     return Found(
         tags=frozenset({DEBIAN_TAG} | {recipe.tag for recipe in want.recipes()}),
         files=want.files,
-        folders=frozenset(folder.path for folder in FOLDERS),
+        folders=frozenset(folder.path for folder in want.folders()),
         secrets=frozenset(want.secrets),
         parts=want.parts,
     )
@@ -63,7 +70,8 @@ def carried_out(plan: Plan, want: Wanted, found: Found) -> Found:
                 assert all(image in found.tags for image, _ in started.values())
                 assert found.files.items() >= want.files.items()
                 assert found.secrets >= set(want.secrets)
-                found = replace(found, parts={**found.parts, **started})
+                kept = {part: runs for part, runs in found.parts.items() if part in want.parts}
+                found = replace(found, parts={**kept, **started})
             case _:
                 raise AssertionError(f"{step.act} is no act of up")
     return found
@@ -82,7 +90,9 @@ def subset(values: frozenset[str]) -> st.SearchStrategy[frozenset[str]]:
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[Wanted, Found]:
     """A wish, and anything that an interrupted run or an older version may have left."""
-    want = wanted(notebooks=draw(st.sampled_from([("cpu",), ("cpu", "torch")])))
+    want = wanted(
+        notebooks=draw(st.sampled_from([("cpu",), ("cpu", "torch")])), simulation=draw(st.booleans())
+    )
     whole = everything(want)
     found = Found(
         tags=draw(subset(whole.tags)),
@@ -90,8 +100,10 @@ def situations(draw: st.DrawFn) -> tuple[Wanted, Found]:
         folders=whole.folders if draw(st.booleans()) else draw(subset(whole.folders)),
         secrets=draw(subset(whole.secrets)),
         parts={
-            part: whole.parts[part] if right else ("labdock/server:old", "s")
-            for part, right in draw(st.dictionaries(st.sampled_from(PARTS), st.booleans())).items()
+            part: whole.parts[part] if right and part in whole.parts else ("labdock/server:old", "s")
+            for part, right in draw(
+                st.dictionaries(st.sampled_from([*PARTS, "simulation"]), st.booleans())
+            ).items()
         },
     )
     return want, found
@@ -135,6 +147,8 @@ def test_the_plan_changes_just_what_differs(situation: tuple[Wanted, Found]) -> 
             case Act.START_PARTS:
                 # A new secret is a reason for all of them.
                 lost = set(want.secrets) - found.secrets
+                gone = found.parts.keys() - want.parts.keys()
+                assert lost or gone or step.subject
                 assert lost or all(
                     found.parts.get(part) != whole.parts[part] for part in step.subject.split()
                 )
@@ -177,6 +191,18 @@ def test_new_settings_restart_the_parts_and_build_nothing() -> None:
     assert plan_up(wanted(settings="new"), everything(wanted())) == (
         Step(Act.START_PARTS, "agent proxy hub edge", "Start agent, proxy, hub, edge"),
     )
+
+
+def test_simulated_cards_need_an_image_a_folder_and_a_part_more() -> None:
+    plan = plan_up(wanted(simulation=True), everything(wanted()))
+    assert [step.text for step in plan][-1] == "Start simulation"
+    assert {step.subject for step in plan} == {"simulation"}
+    assert acts(plan) == [Act.BUILD, Act.MAKE_FOLDER, Act.START_PARTS]
+
+
+def test_a_part_that_is_no_longer_wanted_is_removed() -> None:
+    (step,) = plan_up(wanted(), everything(wanted(simulation=True)))
+    assert (step.act, step.text) == (Act.START_PARTS, "Remove simulation")
 
 
 def test_a_new_version_builds_before_it_replaces_anything() -> None:

@@ -15,7 +15,7 @@ import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from labdock.core.errors import BuildError, EngineError
+from labdock.core.errors import BuildError, EngineError, RefusedError
 
 OLDEST_API = (1, 41)
 """Docker 20.10."""
@@ -28,7 +28,11 @@ _NO_CONNECTION = 900
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What the engine says of itself; memory in bytes."""
+    """What the engine says of itself; memory in bytes.
+
+    *cdi_folders* is where it looks for CDI specs, *runtimes* what it can run containers with; *runc* is the
+    version or commit of runc as the engine tells it.
+    """
 
     version: str
     api: tuple[int, int]
@@ -36,6 +40,10 @@ class EngineFacts:
     memory_bytes: int
     root_dir: str
     rootless: bool
+    cdi_folders: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    cgroup_driver: str = ""
+    runc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,12 @@ class Engine:
             memory_bytes=info["MemTotal"],
             root_dir=info["DockerRootDir"],
             rootless=any("rootless" in option for option in info.get("SecurityOptions") or ()),
+            cdi_folders=tuple(info.get("CDISpecDirs") or ()),
+            runtimes=tuple(sorted(info.get("Runtimes") or ())),
+            cgroup_driver=info.get("CgroupDriver", ""),
+            runc=next(
+                (part["Version"] for part in version.get("Components") or () if part["Name"] == "runc"), ""
+            ),
         )
 
     async def has_image(self, reference: str) -> bool:
@@ -106,6 +120,17 @@ class Engine:
                 if error.status == 404:
                     return None
                 raise
+
+    async def image_environment(self, reference: str) -> Mapping[str, str]:
+        """The variables that the image *reference* sets; empty when it is not there."""
+        with _ours(f"The engine does not describe {reference}."):
+            try:
+                shown = await self._docker.images.inspect(reference)
+            except DockerError as error:
+                if error.status == 404:
+                    return {}
+                raise
+        return dict(entry.split("=", 1) for entry in shown["Config"].get("Env") or () if "=" in entry)
 
     async def pull(self, reference: str, *, timeout_s: float) -> bool:
         """Fetch *reference* from its registry; False when none answers in time or it has no such image."""
@@ -168,9 +193,18 @@ class Engine:
         return tuple(sorted((facts for facts in shown if facts), key=lambda c: c.name))
 
     async def create(self, name: str, body: Mapping[str, Any]) -> None:
-        """Make a container called *name*."""
+        """Make a container called *name*.
+
+        Raises:
+            RefusedError: The guard before the engine refused it; its sentence begins with the field.
+        """
         with _ours(f"The engine did not make {name}."):
-            await self._docker.containers.create(config=dict(body), name=name)
+            try:
+                await self._docker.containers.create(config=dict(body), name=name)
+            except DockerError as error:
+                if error.status != 403:
+                    raise
+                raise RefusedError(error.message, field=error.message.partition(":")[0]) from error
 
     async def start(self, name: str) -> None:
         with _ours(f"The engine did not start {name}."):

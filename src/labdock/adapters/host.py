@@ -250,6 +250,21 @@ def socket_answers(path: Path) -> bool:
     return True
 
 
+def nvidia_folders(root: Path = Path("/")) -> tuple[str, ...]:
+    """The folders that an NVIDIA driver's files lie in; empty on a machine without NVIDIA hardware.
+
+    Hardware is a display controller of NVIDIA's on the PCI bus, or a driver that runs.
+    """
+    devices = root / "sys/bus/pci/devices"
+    found = (root / "proc/driver/nvidia").exists() or any(
+        (read_text(device / "vendor") or "").strip() == "0x10de"
+        and (read_text(device / "class") or "").startswith("0x03")
+        for device in (devices.iterdir() if devices.is_dir() else ())
+    )
+    folders = ("/usr", "/etc/alternatives")
+    return tuple(folder for folder in folders if found and (root / folder[1:]).is_dir())
+
+
 def bootstrap_debian(release: str, mirror: str, target: Path, *, on_line: Callable[[str], None]) -> None:
     """Make a minimal Debian *release* from packages, as a tar at *target*.
 

@@ -57,14 +57,18 @@ class Visitor:
         await self._page("POST", "/hub/login", form=form)
         await self._expect_name(name)
 
-    async def start(self, image: str | None, *, timeout_s: float = 180.0) -> list[dict[str, Any]]:
+    async def start(
+        self, image: str | None, *, gpus: int = 0, timeout_s: float = 180.0
+    ) -> list[dict[str, Any]]:
         """Start the session with the start form and watch its steps; returns the last state of each.
+
+        *gpus* is how many cards to ask for.
 
         Raises:
             StartError: It failed; with the cause and the last lines.
         """
         page = await self._page("GET", "/hub/spawn")
-        form = {"_xsrf": _xsrf(page), **({"image": image} if image else {})}
+        form = {"_xsrf": _xsrf(page), "gpus": str(gpus), **({"image": image} if image else {})}
         if "spawn-pending" not in page:
             await self._page("POST", "/hub/spawn", form=form)
         steps: list[dict[str, Any]] = []

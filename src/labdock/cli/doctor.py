@@ -6,35 +6,22 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
+from labdock.cli.doctor_gpus import examine_gpus
+from labdock.cli.finding import Finding
 from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance
 from labdock.cli.up import DISK_NEEDED_BYTES, hub_api, parts_of
-from labdock.core.compose import LABEL_PART, PARTS
+from labdock.core.compose import LABEL_PART
 from labdock.core.errors import LabdockError
 
 OLDEST_PYTHON = (3, 11)
 KNOWN_SYSTEMS = {("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")}
 DISK_LOW_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: whether it is fine, what was seen, and the way out when it is not."""
-
-    check: str
-    ok: bool
-    seen: str
-    fix: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine(chosen: Chosen, environment: Mapping[str, str]) -> list[Finding]:
@@ -106,7 +93,7 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
                 Finding("instance", False, f"there is none in {instance.state}", "Run `labdock up`."),
             ]
         parts = {part.labels.get(LABEL_PART): part for part in await parts_of(instance, engine)}
-        for part in PARTS:
+        for part in instance.parts:
             seen = parts[part].status if part in parts else "not there"
             if part in parts and parts[part].health == "unhealthy":
                 seen += ", unhealthy"
@@ -116,7 +103,9 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
                     f"part {part}", ok, seen, f"Run `labdock up`; `labdock logs {part}` shows what it said."
                 )
             )
+        found = await examine_gpus(instance, engine, facts)
     findings += await _agent(instance)
+    findings += found
     findings.append(_hub(instance))
     findings.append(_secrets(instance))
     return findings

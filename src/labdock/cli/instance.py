@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.config_file import read_config
-from labdock.core.compose import Places
+from labdock.core.compose import PARTS, SIMULATION, Places
 from labdock.core.config import Config
 from labdock.core.errors import HostError
 
@@ -28,6 +28,7 @@ class Record:
     config: str
     """The configuration file's absolute path, or "" where there was none."""
     storage: str
+    simulated_gpus: int = 0
 
     def to_json(self) -> str:
         return (
@@ -37,6 +38,7 @@ class Record:
                     "subnet": self.subnet,
                     "config": self.config,
                     "storage": self.storage,
+                    "simulated_gpus": self.simulated_gpus,
                 },
                 indent=2,
             )
@@ -68,6 +70,12 @@ class Instance:
     def places(self) -> Places:
         storage = self.config.storage.root or str(self.state / "storage")
         return Places(str(self.state), str(storage), str(self.engine_socket))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that this instance is made of."""
+        simulated = self.record is not None and self.record.simulated_gpus > 0
+        return (SIMULATION, *PARTS) if simulated else PARTS
 
     @property
     def agent_socket(self) -> Path:

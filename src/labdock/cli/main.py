@@ -19,6 +19,7 @@ from labdock.adapters import host
 from labdock.adapters.config_file import read_config, read_node, write_config
 from labdock.adapters.engine import Engine
 from labdock.cli import doctor as doctor_module
+from labdock.cli import gpus as gpus_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
 from labdock.cli.console import Console, program
@@ -33,7 +34,7 @@ from labdock.cli.operate import (
     show_status,
     take_down,
 )
-from labdock.core.compose import PARTS
+from labdock.core.compose import PARTS, SIMULATION
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
 from labdock.core.errors import ConfigError, HostError, LabdockError
@@ -189,11 +190,16 @@ def _number(text: str) -> int | float | str:
 
 
 @cli.command()
+@click.option(
+    "--simulate-gpus",
+    type=click.IntRange(0, 16),
+    help="Simulate this many GPUs, to try Labdock without any; remembered until it is 0.",
+)
 @as_json_option
 @yes_option
 @dry_run_option
 @pass_context
-def up(context: Context, as_json: bool, yes: bool, dry_run: bool) -> None:
+def up(context: Context, simulate_gpus: int | None, as_json: bool, yes: bool, dry_run: bool) -> None:
     """Set up and start everything, or bring it up to date."""
     console = context.console(as_json=as_json)
     instance = context.instance()
@@ -208,28 +214,36 @@ def up(context: Context, as_json: bool, yes: bool, dry_run: bool) -> None:
         console.confirm("Go on?", yes=yes or not sys.stdin.isatty())
         up_module.apply_engine(first, instance, console)
     if dry_run:
-        show_plan(with_engine(lambda engine: up_module.look(instance, engine), instance).plan, console)
+        situation = with_engine(lambda engine: up_module.look(instance, engine, simulate_gpus), instance)
+        show_plan(situation.plan, console)
         return
     host.make_folder(instance.state, mode=0o755)
     with host.lock(instance.state / ".lock"):
-        with_engine(lambda engine: _up(engine, instance, console), instance)
+        with_engine(lambda engine: _up(engine, instance, console, simulate_gpus), instance)
 
 
-async def _up(engine: Engine, instance: Instance, console: Console) -> None:
-    situation = await up_module.look(instance, engine)
+async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpus: int | None) -> None:
+    situation = await up_module.look(instance, engine, simulate_gpus)
     up_module.check_first(situation, instance, await engine.facts())
     await up_module.Applier(situation, instance, engine, console).apply()
-    await up_module.wait_until_ready(instance, engine, console)
+    await up_module.wait_until_ready(instance, engine, console, situation.deployment.simulated_gpus)
     url = instance.config.site.url
     first_admin = instance.config.login.admins[0]
     api = up_module.hub_api(instance)
     known = {user["name"]: user["state"] for user in api.users()}
     link = api.first_link() if known.get(first_admin) != "active" else None
-    report = {"url": url, "changed": bool(situation.plan), "sign_in_link": link["link"] if link else None}
+    gpus = gpus_module.in_words(await gpus_module.read_report(instance))
+    report = {
+        "url": url,
+        "changed": bool(situation.plan),
+        "sign_in_link": link["link"] if link else None,
+        "gpus": gpus,
+    }
 
     def lines() -> None:
         console.say("" if situation.plan else "Everything is as it should be: nothing changed.")
         console.say(f"Labdock runs at {url}")
+        console.say(gpus)
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
             console.say(
@@ -273,14 +287,14 @@ def down(context: Context, everything: bool, as_json: bool, yes: bool, dry_run: 
 
 
 @cli.command()
-@click.argument("part", required=False, type=click.Choice(PARTS))
+@click.argument("part", required=False, type=click.Choice((*PARTS, SIMULATION)))
 @dry_run_option
 @pass_context
 def restart(context: Context, part: str | None, dry_run: bool) -> None:
     """Restart one part or all; sessions and their kernels go on."""
     console = context.console()
     instance = context.instance()
-    parts = (part,) if part else PARTS
+    parts = (part,) if part else instance.parts
     if dry_run:
         console.say(f"  would: Restart {', '.join(parts)}")
         return
@@ -322,7 +336,7 @@ def logs(context: Context, who: str | None, follow: bool, lines: int) -> None:
     instance = context.instance()
     if (
         who is not None
-        and who not in PARTS
+        and who not in instance.parts
         and with_engine(lambda engine: last_words(engine, instance, who, lines, console), instance)
         and not follow
     ):
@@ -331,13 +345,39 @@ def logs(context: Context, who: str | None, follow: bool, lines: int) -> None:
 
 
 @cli.command()
-@click.option("--image", help="Image to start the session from. Default: the site's.")
+@click.argument("uuids", nargs=-1, metavar="[UUID]...")
+@click.option("--docker-args", is_flag=True, help="Print the flags that give a plain `docker run` the cards.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @as_json_option
 @pass_context
-def verify(context: Context, image: str | None, as_json: bool) -> None:
+def gpus(context: Context, uuids: tuple[str, ...], docker_args: bool, watch: bool, as_json: bool) -> None:
+    """Show the GPUs: model, memory, who holds them since when."""
+    console = context.console(as_json=as_json)
+    instance = context.instance()
+    if uuids and not docker_args:
+        raise click.UsageError("A UUID goes with --docker-args.")
+    if watch and docker_args:
+        raise click.UsageError("--watch and --docker-args do not go together.")
+    if watch:
+        asyncio.run(gpus_module.watch(instance, console))
+    report = asyncio.run(gpus_module.read_report(instance))
+    if docker_args:
+        gpus_module.say_docker_arguments(report, uuids, instance, console)
+        return
+    gpus_module.show_facts(report, instance, console)
+    if report.trouble is not None:
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.option("--image", help="Image to start the session from. Default: the site's.")
+@click.option("--gpu", is_flag=True, help="Start the session with a GPU, and prove that it is the right one.")
+@as_json_option
+@pass_context
+def verify(context: Context, image: str | None, gpu: bool, as_json: bool) -> None:
     """Prove from end to end that it works, with a throw-away person."""
     console = context.console(as_json=as_json)
-    report = verify_module.verify(context.instance(), image=image, console=console)
+    report = verify_module.verify(context.instance(), image=image, gpu=gpu, console=console)
     if not report["ok"]:
         raise SystemExit(1)
 

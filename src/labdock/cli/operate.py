@@ -13,7 +13,7 @@ from labdock.adapters.engine import ContainerFacts, Engine
 from labdock.cli.console import Console
 from labdock.cli.instance import Instance
 from labdock.cli.up import parts_of, run_compose, wait_until_ready
-from labdock.core.compose import LABEL_PART, PARTS, part_container
+from labdock.core.compose import LABEL_PART, part_container
 from labdock.core.errors import EngineError, HostError, LabdockError
 from labdock.core.lifecycle import Act, Plan, plan_down
 from labdock.core.session import (
@@ -85,7 +85,9 @@ async def restart_parts(engine: Engine, instance: Instance, parts: tuple[str, ..
             raise HostError(f"The part {part} does not run.", fix="`labdock up` starts it.")
         with console.step(f"Restart {part}"):
             await engine.restart(name, grace_s=STOP_GRACE_S * 2)
-    await wait_until_ready(instance, engine, console)
+    await wait_until_ready(
+        instance, engine, console, instance.record.simulated_gpus if instance.record else 0
+    )
 
 
 async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
@@ -98,7 +100,7 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
             "status": found[part].status if part in found else "not there",
             "health": found[part].health if part in found else "",
         }
-        for part in PARTS
+        for part in instance.parts
     ]
     problems: tuple[str, ...] = ()
     if instance.agent_socket.exists():
@@ -161,7 +163,8 @@ async def last_words(engine: Engine, instance: Instance, person: str, count: int
     ended = await AgentClient(instance.agent_socket).ended(name) if instance.agent_socket.exists() else None
     if ended is None:
         raise LabdockError(
-            f"{person!r} is no part and has no session, now or lately.", fix=f"Parts: {', '.join(PARTS)}."
+            f"{person!r} is no part and has no session, now or lately.",
+            fix=f"Parts: {', '.join(instance.parts)}.",
         )
     for line in ended.last_lines[-count:]:
         console.say(line)
@@ -178,15 +181,17 @@ async def follow_logs(
 ) -> None:
     """Show the last *count* lines of *who*, or of every part; with *follow* go on until they stop."""
     if who is None:
-        names = {part: part_container(instance.name, part) for part in PARTS}
+        names = {part: part_container(instance.name, part) for part in instance.parts}
     else:
         names = {
-            who: part_container(instance.name, who) if who in PARTS else container_name(instance.name, who)
+            who: part_container(instance.name, who)
+            if who in instance.parts
+            else container_name(instance.name, who)
         }
     prefix = len(names) > 1
 
     async def show(label: str, name: str) -> None:
-        start = f"{label:6}| " if prefix else ""
+        start = f"{label:{max(map(len, names))}} | " if prefix else ""
         if not follow:
             for line in await engine.last_lines(name, count):
                 console.say(start + line)

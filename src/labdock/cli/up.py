@@ -14,12 +14,14 @@ from importlib.resources import files as package_files
 from pathlib import Path
 
 from labdock.adapters import host
+from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.build_settings import BuildSettings, read_build_settings
 from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
 from labdock.adapters.hub_api import HubApi
 from labdock.cli.console import Console
 from labdock.cli.instance import RECORD, Instance, Record
 from labdock.core.compose import (
+    CDI_FOLDER,
     LABEL_PART,
     LABEL_SETTINGS,
     SECRETS,
@@ -40,7 +42,7 @@ from labdock.core.image import (
     ImageSet,
     image_set,
 )
-from labdock.core.lifecycle import FOLDERS, Act, Found, Plan, Step, Wanted, plan_engine, plan_up
+from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
 
 READY_TIMEOUT_S = 120.0
@@ -94,8 +96,11 @@ def apply_engine(plan: Plan, instance: Instance, console: Console) -> None:
                     )
 
 
-async def look(instance: Instance, engine: Engine) -> Situation:
-    """The facts, and the plan they lead to; changes nothing."""
+async def look(instance: Instance, engine: Engine, simulated_gpus: int | None = None) -> Situation:
+    """The facts, and the plan they lead to; changes nothing.
+
+    *simulated_gpus* is how many GPUs to simulate from now on; None leaves it as it is.
+    """
     facts = await engine.facts()
     images = read_images()
     record = instance.record or Record(
@@ -107,7 +112,13 @@ async def look(instance: Instance, engine: Engine) -> Situation:
         str(instance.config_path or ""),
         instance.places.storage,
     )
-    record = Record(record.instance, record.subnet, str(instance.config_path or ""), instance.places.storage)
+    record = Record(
+        record.instance,
+        record.subnet,
+        str(instance.config_path or ""),
+        instance.places.storage,
+        record.simulated_gpus if simulated_gpus is None else simulated_gpus,
+    )
     deployment = _deployment(instance, record, facts, images)
     document = compose(deployment)
     wanted = Wanted(
@@ -123,6 +134,7 @@ async def look(instance: Instance, engine: Engine) -> Situation:
             part: (service["image"], service["labels"][LABEL_SETTINGS])
             for part, service in document["services"].items()
         },
+        simulation=record.simulated_gpus > 0,
     )
     parts = [part for part in await parts_of(instance, engine) if part.status == "running"]
     found = await _found(instance, engine, wanted, parts)
@@ -221,7 +233,8 @@ class Applier:
                 case Act.BUILD:
                     await self._build(step)
                 case Act.MAKE_FOLDER:
-                    folder = next(folder for folder in FOLDERS if folder.path == step.subject)
+                    folders = self._situation.wanted.folders()
+                    folder = next(folder for folder in folders if folder.path == step.subject)
                     owner = service if folder.service else None
                     host.make_folder(place / folder.path, mode=folder.mode, uid=owner)
                 case Act.MAKE_SECRET:
@@ -295,7 +308,7 @@ class Applier:
             for container in self._situation.unwell:
                 # Compose leaves a running container alone, however unwell it is.
                 await self._engine.restart(container, grace_s=10)
-            run_compose(self._instance, ("up", "--detach", "--no-build"), on_line=show)
+            run_compose(self._instance, ("up", "--detach", "--no-build", "--remove-orphans"), on_line=show)
 
 
 def run_compose(instance: Instance, arguments: tuple[str, ...], *, on_line: Callable[[str], None]) -> None:
@@ -340,14 +353,12 @@ def hub_api(instance: Instance) -> HubApi:
     return HubApi(f"http://{address}:{listen.port}", token)
 
 
-async def wait_until_ready(instance: Instance, engine: Engine, console: Console) -> None:
-    """Wait until edge, proxy, hub and agent answer.
+async def wait_until_ready(instance: Instance, engine: Engine, console: Console, simulated_gpus: int) -> None:
+    """Wait until edge, proxy, hub and agent answer, and cards if *simulated_gpus* are to be.
 
     Raises:
         HostError: One does not within two minutes; with its last lines.
     """
-    from labdock.adapters.agent_api import AgentClient  # noqa: PLC0415  only here
-
     api = hub_api(instance)
     agent = AgentClient(instance.agent_socket)
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -360,6 +371,8 @@ async def wait_until_ready(instance: Instance, engine: Engine, console: Console)
                 problems = ("the hub does not answer yet",)
             else:
                 problems = await agent.health()
+            if not problems and simulated_gpus and not await _has_gpus(agent):
+                problems = ("the simulated GPUs are not there yet",)
             if not problems:
                 return
             show("; ".join(problems))
@@ -373,6 +386,12 @@ async def wait_until_ready(instance: Instance, engine: Engine, console: Console)
                     details=await engine.last_lines(part),
                 )
             time.sleep(0.2)  # noqa: ASYNC251  nothing else runs here
+
+
+async def _has_gpus(agent: AgentClient) -> bool:
+    """Whether the agent sees cards, or knows why it sees none."""
+    report = await agent.gpus()
+    return bool(report.inventory.cards or report.trouble)
 
 
 async def parts_of(instance: Instance, engine: Engine) -> tuple[ContainerFacts, ...]:
@@ -400,6 +419,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
+def notebook_tags(instance: Instance, images: ImageSet) -> dict[str, str]:
+    """The engine's reference of each image that people may choose, by its id."""
+    return {
+        image.id: images.notebooks[image.base.removeprefix("builtin/")].tag
+        for image in instance.config.images
+    }
+
+
 def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: ImageSet) -> Deployment:
     network = Network(f"{instance.name}-sessions", bridge_name(instance.name), record.subnet)
     return Deployment(
@@ -407,14 +434,15 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         config=instance.config,
         places=instance.places,
         network=network,
-        images={
-            image.id: images.notebooks[image.base.removeprefix("builtin/")].tag
-            for image in instance.config.images
-        },
+        images=notebook_tags(instance, images),
         server_image=images.server.tag,
         engine_api=facts.api,
         engine_cpus=facts.cpus,
         owner_uid=os.geteuid(),
+        driver_folders=host.nvidia_folders(),
+        simulated_gpus=record.simulated_gpus,
+        simulation_image=images.simulation.tag,
+        cdi=CDI_FOLDER in facts.cdi_folders,
     )
 
 
@@ -445,7 +473,7 @@ async def _found(instance: Instance, engine: Engine, wanted: Wanted, running: li
     return Found(
         tags=frozenset(present),
         files=files,
-        folders=frozenset(folder.path for folder in FOLDERS if (place / folder.path).is_dir()),
+        folders=frozenset(folder.path for folder in wanted.folders() if (place / folder.path).is_dir()),
         secrets=frozenset(name for name in wanted.secrets if (place / "secrets" / name).is_file()),
         parts=parts,
     )

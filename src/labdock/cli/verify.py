@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
+from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.hub_api import HubApi
 from labdock.adapters.visitor import Visitor
 from labdock.cli.console import Console
@@ -19,6 +22,24 @@ from labdock.core.errors import HubError, LabdockError
 Result = TypeVar("Result")
 
 FILE = "labdock-verify.txt"
+
+
+MATRIX_PRODUCT = """
+try:
+    import torch
+except ImportError:
+    print("This image has no framework that computes on a GPU: left out.")
+else:
+    if not torch.cuda.is_available():
+        raise SystemError("PyTorch finds no GPU.")
+    a = torch.rand(1024, 1024, device="cuda", dtype=torch.float64)
+    difference = ((a @ a).cpu() - a.cpu() @ a.cpu()).abs().max().item()
+    assert difference < 1e-6, difference
+    print(f"1024 x 1024 on {torch.cuda.get_device_name()}: differs from the CPU by {difference:.1e}.")
+"""
+
+Way = Callable[[Visitor, str, str | None, "Report"], Awaitable[None]]
+"""What is proven with a person who is signed in: visitor, name, image, report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,11 @@ class Report:
         self._keep(step, begun, "")
         return result
 
+    def show(self, text: str) -> None:
+        """What a step printed, below it."""
+        for line in text.rstrip().splitlines():
+            self._console.say(f"    {line}")
+
     def _keep(self, step: str, begun: float, cause: str) -> None:
         proof = Proof(step, not cause, round(time.monotonic() - begun, 2), cause)
         self.proofs.append(proof)
@@ -58,12 +84,16 @@ class Report:
             self._console.say(f"    {cause}")
 
 
-def verify(instance: Instance, *, image: str | None, console: Console) -> dict[str, Any]:
-    """Go the whole way with a throw-away person; returns ``{"ok", "steps"}``, printed as it goes."""
+def verify(instance: Instance, *, image: str | None, gpu: bool, console: Console) -> dict[str, Any]:
+    """Go the whole way with a throw-away person; returns ``{"ok", "steps"}``, printed as it goes.
+
+    With *gpu* the session gets a card, and a cell must see that card and no other.
+    """
     report = Report(console)
     api = hub_api(instance)
     name = f"verify-{secrets.token_hex(3)}"
-    ok = asyncio.run(_verify(instance.config.site.url, api, name, image, report))
+    way = partial(_prove_gpu, AgentClient(instance.agent_socket)) if gpu else _go_the_way
+    ok = asyncio.run(_verify(instance.config.site.url, api, name, image, report, way))
     result = {"ok": ok, "steps": [asdict(proof) for proof in report.proofs]}
     seconds = sum(proof.seconds for proof in report.proofs)
     words = (
@@ -75,7 +105,7 @@ def verify(instance: Instance, *, image: str | None, console: Console) -> dict[s
     return result
 
 
-async def _verify(url: str, api: HubApi, name: str, image: str | None, report: Report) -> bool:
+async def _verify(url: str, api: HubApi, name: str, image: str | None, report: Report, way: Way) -> bool:
     try:
         invitation = await report.prove(f"Invite {name}", asyncio.to_thread(api.add_user, name, admin=False))
     except LabdockError:
@@ -83,7 +113,11 @@ async def _verify(url: str, api: HubApi, name: str, image: str | None, report: R
     ok = True
     try:
         async with Visitor.arrive(url) as visitor:
-            await _go_the_way(visitor, invitation["link"], name, image, report)
+            await report.prove(
+                "Open the invitation, set a password, be signed in",
+                visitor.set_password(invitation["link"], name, secrets.token_urlsafe(18)),
+            )
+            await way(visitor, name, image, report)
     except (LabdockError, TimeoutError):
         ok = False
     try:
@@ -93,13 +127,60 @@ async def _verify(url: str, api: HubApi, name: str, image: str | None, report: R
     return ok
 
 
-async def _go_the_way(visitor: Visitor, link: str, name: str, image: str | None, report: Report) -> None:
+async def _prove_gpu(
+    agent: AgentClient, visitor: Visitor, name: str, image: str | None, report: Report
+) -> None:
+    prove = report.prove
+    await prove("Start a session with a GPU", visitor.start(image, gpus=1))
+    held = await prove("Ask the agent which card it holds", _cards_of(agent, name))
+    await prove("Get a token", visitor.take_token())
+    kernel = await prove("Start a kernel", visitor.kernel())
+    shown = await prove("Run !nvidia-smi in a cell", _output(visitor.run_cell(kernel, "!nvidia-smi")))
+    report.show(shown)
+    seen = await prove(f"See {' and '.join(held)} there, and no other", _same_cards(visitor, kernel, held))
+    report.show(seen)
+    if (await agent.gpus()).inventory.simulated:
+        report.show("The card is simulated: it computes nothing, so no matrices are multiplied.")
+    else:
+        report.show(await prove("Multiply two matrices on it", visitor.run_cell(kernel, MATRIX_PRODUCT)))
+    await prove("Stop the session", visitor.stop())
+    await prove("See the card free again", _free_again(agent, name))
+
+
+async def _cards_of(agent: AgentClient, name: str) -> tuple[str, ...]:
+    """The cards that *name*'s session holds."""
+    held = [lease.cards for lease in (await agent.gpus()).leases if lease.person == name]
+    if len(held) != 1:
+        raise HubError(f"{name} holds {len(held)} leases, expected 1.")
+    return held[0]
+
+
+async def _output(answer: Awaitable[str]) -> str:
+    text = await answer
+    if "not found" in text or not text.strip():
+        raise HubError(f"nvidia-smi did not run in the session: {text.strip()[:300]}")
+    return text
+
+
+async def _same_cards(visitor: Visitor, kernel: str, held: tuple[str, ...]) -> str:
+    text = await visitor.run_cell(kernel, "!nvidia-smi -L")
+    seen = re.findall(r"UUID: ([A-Z]+-[A-Za-z0-9-]+)", text)
+    # Above its slices, nvidia-smi lists the GPU they are of.
+    if any(uuid.startswith("MIG-") for uuid in held):
+        seen = [uuid for uuid in seen if uuid.startswith("MIG-")]
+    if sorted(seen) != sorted(held):
+        raise HubError(f"The lease is on {', '.join(held)}; the session sees {', '.join(seen) or 'no card'}.")
+    return text
+
+
+async def _free_again(agent: AgentClient, name: str) -> None:
+    if any(lease.person == name for lease in (await agent.gpus()).leases):
+        raise HubError(f"{name}'s lease is still there after the session was stopped.")
+
+
+async def _go_the_way(visitor: Visitor, name: str, image: str | None, report: Report) -> None:
     prove = report.prove
     mark = secrets.token_hex(8)
-    await prove(
-        "Open the invitation, set a password, be signed in",
-        visitor.set_password(link, name, secrets.token_urlsafe(18)),
-    )
     await prove("Start a session", visitor.start(image))
     await prove("Get a token", visitor.take_token())
     kernel = await prove("Start a kernel", visitor.kernel())

@@ -53,11 +53,17 @@ class _Seats:
     )
 
 
-_SHARE = Either(
-    Value(_SHARE_WORDS.words, _SHARE_WORDS.schema, _read_share, lambda share: share.kind.value),
-    Record(settings_of(_Seats), lambda seats: Share(Sharing.SEATS, seats)),
-    lambda share: share.kind is Sharing.SEATS,
-)
+def _share(*, optional: bool) -> Either:
+    """The kind of a setting that says how cards are shared; an *optional* one may be null."""
+    words = Value(
+        _SHARE_WORDS.words,
+        {"enum": [*_SHARES, None]} if optional else _SHARE_WORDS.schema,
+        _read_share,
+        lambda share: share.kind.value,
+        optional,
+    )
+    seats = Record(settings_of(_Seats), lambda seats: Share(Sharing.SEATS, seats))
+    return Either(words, seats, lambda share: share is not None and share.kind is Sharing.SEATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class _CardSettings:
     share: Share | None = field(
         default=None,
         metadata=describe(
-            _SHARE,
+            _share(optional=True),
             help="How these cards are shared.",
             example="all",
             derived="as gpus.share says",
@@ -156,7 +162,7 @@ class _GpuSettings:
     share: Share = field(
         default=EXCLUSIVE,
         metadata=describe(
-            _SHARE,
+            _share(optional=False),
             help="Who may be on a card at the same time. "
             "With exclusive one session; with {seats: 4} up to four, who share its memory without a wall; "
             "with mig one session on each MIG slice, and nobody on a whole card; "

@@ -59,12 +59,15 @@ FOLDERS = (
     Folder("run/edge", 0o700, service=True),
 )
 
+SIMULATION_FOLDER = Folder("simulation", 0o755, service=False)
+"""There only where simulated GPUs were asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What should be: the images, the files by path below the state, the secrets, what each part runs.
 
-    *parts* maps a part to its image and the digest of its settings.
+    *parts* maps a part to its image and the digest of its settings. *simulation*: with simulated GPUs.
     """
 
     images: ImageSet
@@ -72,12 +75,18 @@ class Wanted:
     files: Mapping[str, str]
     secrets: tuple[str, ...]
     parts: Mapping[str, tuple[str, str]]
+    simulation: bool = False
+
+    def folders(self) -> tuple[Folder, ...]:
+        """The folders to have below the state directory."""
+        return (*FOLDERS, SIMULATION_FOLDER) if self.simulation else FOLDERS
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The images to have, each after the one it stands on."""
         return (
             self.images.base,
             *(self.images.notebooks[name] for name in self.notebooks),
+            *((self.images.simulation,) if self.simulation else ()),
             self.images.server,
         )
 
@@ -116,7 +125,7 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
     steps += [Step(Act.BUILD, recipe.name, f"Build the image {recipe.tag}") for recipe in builds]
     steps += [
         Step(Act.MAKE_FOLDER, folder.path, f"Make the folder {folder.path}")
-        for folder in FOLDERS
+        for folder in wanted.folders()
         if folder.path not in found.folders
     ]
     steps += [
@@ -132,8 +141,13 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
     missing = set(wanted.secrets) - found.secrets
     # Parts read secrets when they start: with a new one all must begin anew.
     changed = [part for part, runs in wanted.parts.items() if missing or found.parts.get(part) != runs]
-    if changed:
-        steps.append(Step(Act.START_PARTS, " ".join(changed), f"Start {', '.join(changed)}"))
+    gone = [part for part in found.parts if part not in wanted.parts]
+    if changed or gone:
+        # Compose takes away what its file no longer names.
+        words = [f"Start {', '.join(changed)}"] if changed else []
+        words += [f"remove {', '.join(gone)}"] if gone else []
+        text = " and ".join(words)
+        steps.append(Step(Act.START_PARTS, " ".join(changed), text[0].upper() + text[1:]))
     return tuple(steps)
 
 

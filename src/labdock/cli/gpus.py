@@ -1,0 +1,200 @@
+"""``labdock gpus``: the cards, who holds them since when, and the flags for a plain ``docker run``."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from labdock.adapters.agent_api import AgentClient
+from labdock.cli.console import Console
+from labdock.cli.instance import Instance
+from labdock.core.errors import BadRequestError, DriverError, HostError
+from labdock.core.gpus import Card, GpuReport, GpuRules, Lease, Sharing
+from labdock.core.injection import docker_arguments, inject
+
+WATCH_EVERY_S = 2.0
+
+
+async def read_report(instance: Instance) -> GpuReport:
+    """What the agent says of the GPUs now.
+
+    Raises:
+        HostError: There is no Labdock here.
+        EngineError: The agent does not answer.
+    """
+    if not instance.agent_socket.exists():
+        raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.")
+    return await AgentClient(instance.agent_socket).gpus()
+
+
+async def watch(instance: Instance, console: Console) -> None:
+    """Show the cards again and again until somebody presses Ctrl-C."""
+    while True:
+        report = await read_report(instance)
+        if not console.as_json and sys.stdout.isatty():
+            click.clear()
+        show_facts(report, instance, console)
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+def show_facts(report: GpuReport, instance: Instance, console: Console) -> None:
+    """The cards, as JSON or for people."""
+    rules = instance.config.gpus
+    console.facts(facts(report, rules), lambda: show(report, rules, console))
+
+
+def facts(report: GpuReport, rules: GpuRules) -> dict[str, Any]:
+    """*report* as plain values, a card with its holders each; times as RFC 3339 in UTC."""
+    driver = report.inventory.driver
+    return {
+        "simulated": report.inventory.simulated,
+        "driver": driver and driver.version,
+        "cuda": driver and driver.cuda and ".".join(map(str, driver.cuda)),
+        "way": report.way,
+        "trouble": report.trouble and {"message": report.trouble.message, "fix": report.trouble.fix},
+        "cards": [
+            {
+                "index": card.index,
+                "uuid": card.uuid,
+                "model": card.model,
+                "profile": card.profile,
+                "part_of": card.part_of,
+                "memory_bytes": card.memory_bytes,
+                "compute": card.compute and ".".join(map(str, card.compute)),
+                "fault": card.fault,
+                "kept": rules.keeps(card),
+                "share": rules.share_of(card).kind.value,
+                "seats": rules.share_of(card).seats,
+                "holders": [_holder(lease, report) for lease in report.leases if card.uuid in lease.cards],
+            }
+            for card in report.inventory.cards
+        ],
+        "elsewhere": [
+            _holder(lease, report)
+            for lease in report.leases
+            if not any(report.inventory.find(uuid) for uuid in lease.cards)
+        ],
+    }
+
+
+def _holder(lease: Lease, report: GpuReport) -> dict[str, Any]:
+    return {
+        "person": lease.person,
+        "container": lease.container,
+        "instance": lease.instance,
+        "cards": list(lease.cards),
+        "since": datetime.fromtimestamp(lease.since_s, UTC).isoformat(timespec="seconds"),
+        "restart_needed": report.outdated(lease),
+    }
+
+
+def show(report: GpuReport, rules: GpuRules, console: Console) -> None:
+    """The cards for people, a line each."""
+    driver = report.inventory.driver
+    if report.trouble is not None:
+        console.say(f"The GPUs cannot be used: {report.trouble.message}")
+        console.say(f"    {report.trouble.fix}")
+    elif not report.inventory.cards:
+        console.say(
+            "This machine has no NVIDIA GPU. `labdock up --simulate-gpus 4` shows what it would be like."
+        )
+        return
+    if driver is not None:
+        cuda = f", CUDA up to {driver.cuda[0]}.{driver.cuda[1]}" if driver.cuda else ""
+        simulated = "SIMULATED GPUs, " if report.inventory.simulated else ""
+        console.say(f"{simulated}driver {driver.version}{cuda}\n")
+    if report.inventory.cards:
+        console.table(
+            ("GPU", "Model", "Memory", "Shared", "Held by", "Since", "UUID"),
+            [_row(card, report, rules) for card in report.inventory.cards],
+        )
+    for card in report.inventory.cards:
+        if card.fault:
+            console.say(f"\nGPU {card.index} is not given out: {card.fault}")
+    old = [lease for lease in report.leases if report.outdated(lease)]
+    for lease in old:
+        console.say(
+            f"\n{_name(lease, report)} started under driver {lease.driver}: "
+            "that session needs a stop and a start."
+        )
+
+
+def in_words(report: GpuReport) -> str:
+    """What cards there are, in a line: "4 GPUs: 4 x NVIDIA H100"."""
+    if report.trouble is not None:
+        return f"The GPUs cannot be used: {report.trouble.message} {report.trouble.fix}"
+    cards = report.inventory.cards
+    if not cards:
+        return "No GPU: sessions run without."
+    kinds = Counter(card.label for card in cards)
+    number = "1 GPU" if len(cards) == 1 else f"{len(cards)} GPUs"
+    return f"{number}: {', '.join(f'{count} x {label}' for label, count in kinds.items())}"
+
+
+def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:
+    share = rules.share_of(card)
+    leases = [lease for lease in report.leases if card.uuid in lease.cards]
+    kept = rules.keeps(card) or (share.kind is Sharing.MIG and not card.part_of)
+    held = ", ".join(_name(lease, report) for lease in leases)
+    return (
+        card.index,
+        card.label,
+        "unknown" if card.memory_bytes is None else f"{card.memory_bytes / 2**30:.0f} GiB",
+        f"{share.seats} seats" if share.kind is Sharing.SEATS else share.kind.value,
+        held or ("faulty" if card.fault else "kept back" if kept else "free"),
+        ", ".join(_since(lease.since_s) for lease in leases),
+        card.uuid,
+    )
+
+
+def _name(lease: Lease, report: GpuReport) -> str:
+    return lease.person or f"container {lease.container}"
+
+
+def _since(since_s: float) -> str:
+    """The time of day on this machine, with the date when it was not today."""
+    then, now = datetime.fromtimestamp(since_s).astimezone(), datetime.now().astimezone()
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"
+
+
+def say_docker_arguments(
+    report: GpuReport, uuids: tuple[str, ...], instance: Instance, console: Console
+) -> None:
+    """The flags with which a plain ``docker run`` gets the cards *uuids*; without them, all that are free.
+
+    Raises:
+        DriverError: The driver does not work.
+        HostError: There is no GPU.
+        BadRequestError: There is no such card, or none is free.
+    """
+    if report.trouble is not None:
+        raise DriverError(report.trouble.message, kind=report.trouble.kind, fix=report.trouble.fix)
+    driver = report.inventory.driver
+    if driver is None or report.way is None or not report.inventory.cards:
+        raise HostError("This machine has no NVIDIA GPU.", fix="`labdock doctor` looks for one.")
+    if report.inventory.simulated:
+        console.note("These GPUs are simulated.")
+    held = {uuid for lease in report.leases for uuid in lease.cards}
+    cards = tuple(
+        card
+        for card in report.inventory.cards
+        if (card.uuid in uuids if uuids else not card.fault and card.uuid not in held)
+    )
+    missing = set(uuids) - {card.uuid for card in cards}
+    if missing or not cards:
+        raise BadRequestError(
+            f"There is no GPU {sorted(missing)[0]} here." if missing else "No GPU is free.",
+            field="uuid",
+            fix="`labdock gpus` shows what there is.",
+        )
+    for card in cards:
+        if card.uuid in held:
+            console.note(f"Careful: {card.uuid} is held by somebody's session.")
+    flags = docker_arguments(inject(report.way, driver, cards, instance=instance.name), cards)
+    console.facts(list(flags), lambda: console.say(shlex.join(flags)))
