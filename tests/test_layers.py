@@ -47,16 +47,19 @@ MAY_IMPORT = {
     # parts: where a container finds its files; one list for what runs in the server image.
     "hub": {"core", "adapters", "hub", "parts"},
     "cli": {"core", "adapters", "cli", "__version__"},
+    # The driver's stand-in knows nothing of Labdock but how errors look.
+    "simulation": {"core", "simulation"},
     # It starts the part that a container is told to be.
     "parts": {"agent"},
 }
 
 PACKAGES = {
     "core": set[str](),
-    "adapters": {"aiodocker", "aiohttp", "ruamel", "yarl"},
+    "adapters": {"aiodocker", "aiohttp", "pynvml", "ruamel", "yarl"},
     "agent": {"aiohttp", "yarl"},
     "hub": {"aiohttp", "argon2", "jinja2", "jupyterhub", "sqlalchemy", "tornado", "traitlets"},
     "cli": {"click", "rich"},
+    "simulation": set[str](),
     "parts": set[str](),
 }
 """What each layer may use of what others made. One outside system is met in one place."""
