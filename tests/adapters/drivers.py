@@ -6,8 +6,9 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from labdock.core.driver import ARCHITECTURES, NvmlAnswer, NvmlGpu, NvmlSlice
 from labdock.core.errors import DriverError
@@ -175,22 +176,22 @@ class Machine:
         return NvmlAnswer((12, 8), tuple(gpus), self.lost)
 
 
-def told(minor: int, *, index: int | None = None, **changes: object) -> NvmlGpu:
-    """What NVML says of a GPU that is well."""
-    usual: dict[str, object] = {
-        "index": minor if index is None else index,
-        "bus": bus(minor),
-        "uuid": uuid(minor),
-        "name": "NVIDIA A100-SXM4-80GB",
-        "memory_bytes": 80 << 30,
-        "compute": (8, 0),
-        "error": None,
-        "recovery": 0,
-        "worn_out": False,
-        "mig": False,
-        "slices": (),
-    }
-    return NvmlGpu(**{**usual, **changes})  # type: ignore[arg-type]  the fields of NvmlGpu, by name
+def told(minor: int, *, index: int | None = None, **changes: Any) -> NvmlGpu:
+    """What NVML says of a GPU that is well, with *changes*."""
+    usual = NvmlGpu(
+        index=minor if index is None else index,
+        bus=bus(minor),
+        uuid=uuid(minor),
+        name="NVIDIA A100-SXM4-80GB",
+        memory_bytes=80 << 30,
+        compute=(8, 0),
+        error=None,
+        recovery=0,
+        worn_out=False,
+        mig=False,
+        slices=(),
+    )
+    return replace(usual, **changes)
 
 
 Layout = Callable[[Machine, str], dict[str, str]]

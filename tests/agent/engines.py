@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from labdock.core.gpus import LABEL_GPUS
 from labdock.core.session import LABEL_INSTANCE, ImageChoice, Limits
 from labdock.core.site import AgentRules
 from tests.agent.builders import agent_rules
@@ -46,6 +47,20 @@ class EngineUnderTest(Protocol):
 
     def containers(self) -> list[str]:
         """The names of the sessions that are there, running or not."""
+
+    def add_holder(self, cards: str) -> str:
+        """The id of a new container that somebody made by hand, labelled as holding *cards*."""
+
+    def remove(self, container: str) -> None:
+        """Remove *container* behind the agent's back, as an administrator does."""
+
+    def body(self, container: str) -> dict[str, Any]:
+        """What *container* was made of, as the engine shows it: Config's fields and HostConfig."""
+
+
+def _has(labels: dict[str, str], wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    return labels.get(key) == value if equals else key in labels
 
 
 def now() -> str:
@@ -88,6 +103,7 @@ class FakeEngine:
         self.calls: list[str] = []
         self.listeners: list[asyncio.Queue[str | None]] = []
         self.hold: dict[str, asyncio.Event] = {}
+        self.abilities: dict[str, Any] = {"Runtimes": {"runc": {}}}
 
     def rules(self, root: Path) -> AgentRules:
         return agent_rules(root)
@@ -97,6 +113,15 @@ class FakeEngine:
 
     def containers(self) -> list[str]:
         return [one.name for one in self.by_id.values() if LABEL_INSTANCE in one.body["Labels"]]
+
+    def add_holder(self, cards: str) -> str:
+        return self.add("by-hand", {"Labels": {LABEL_GPUS: cards}, "Env": []}).id
+
+    def remove(self, container: str) -> None:
+        del self.by_id[self._named(container).id]
+
+    def body(self, container: str) -> dict[str, Any]:
+        return self._named(container).body
 
     def add(self, name: str, body: dict[str, Any]) -> FakeContainer:
         made = FakeContainer(secrets.token_hex(32), name, body)
@@ -120,6 +145,7 @@ class FakeEngine:
         versioned = "/v{version}"
         app.router.add_get("/_ping", self._ping)
         app.router.add_get("/version", self._version)
+        app.router.add_get("/info", self._abilities)
         app.router.add_get(f"{versioned}/version", self._version)
         app.router.add_post(f"{versioned}/containers/create", self._create)
         app.router.add_get(f"{versioned}/containers/json", self._list)
@@ -143,18 +169,23 @@ class FakeEngine:
             self.hang_up()
             await runner.cleanup()
 
+    def _named(self, wanted: str) -> FakeContainer:
+        return next(one for one in self.by_id.values() if one.id.startswith(wanted) or one.name == wanted)
+
     def _find(self, request: web.Request) -> FakeContainer:
-        wanted = request.match_info["id"]
-        for one in self.by_id.values():
-            if one.id.startswith(wanted) or one.name == wanted:
-                return one
-        raise web.HTTPNotFound(text=json.dumps({"message": "No such container"}))
+        try:
+            return self._named(request.match_info["id"])
+        except StopIteration:
+            raise web.HTTPNotFound(text=json.dumps({"message": "No such container"})) from None
 
     async def _ping(self, request: web.Request) -> web.Response:
         return web.Response(text="OK", headers={"Api-Version": "1.41"})
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"Version": "20.10.24", "ApiVersion": "1.41"})
+
+    async def _abilities(self, request: web.Request) -> web.Response:
+        return web.json_response(self.abilities)
 
     async def _image(self, request: web.Request) -> web.Response:
         return web.json_response({"RepoTags": [request.match_info["name"]]})
@@ -170,9 +201,15 @@ class FakeEngine:
     async def _list(self, request: web.Request) -> web.Response:
         filters = json.loads(request.query.get("filters", "{}"))
         found = [
-            {"Id": one.id, "Names": [f"/{one.name}"], "Labels": one.body["Labels"], "State": one.state}
+            {
+                "Id": one.id,
+                "Names": [f"/{one.name}"],
+                "Labels": one.body["Labels"],
+                "State": one.state,
+                "Created": int(datetime.fromisoformat(one.created).timestamp()),
+            }
             for one in self.by_id.values()
-            if all(one.body["Labels"].get(k) == v for k, _, v in (f.partition("=") for f in filters["label"]))
+            if all(_has(one.body["Labels"], wanted) for wanted in filters["label"])
             and one.state in filters.get("status", [one.state])
             and (one.state == "running" or request.query.get("all") == "1")
         ]
@@ -315,6 +352,25 @@ class RealEngine:
 
     def add_stranger(self) -> str:
         return self.add({"Cmd": ["sleep", "1000"]})
+
+    def add_holder(self, cards: str) -> str:
+        return self.add({"Cmd": ["sleep", "1000"], "Labels": {LABEL_GPUS: cards}})
+
+    def remove(self, container: str) -> None:
+        docker("DELETE", f"/containers/{container}?force=1")
+
+    def body(self, container: str) -> dict[str, Any]:
+        shown = docker("GET", f"/containers/{container}/json")
+        return {**shown["Config"], "HostConfig": shown["HostConfig"]}
+
+    def run(self, container: str, *command: str, user: str = "", privileged: bool = False) -> str:
+        """What *command* prints in the running *container*, as the session's user or as *user*."""
+        wanted = {"Cmd": command, "Tty": True, "AttachStdout": True, "AttachStderr": True}
+        made = docker(
+            "POST", f"/containers/{container}/exec", {**wanted, "User": user, "Privileged": privileged}
+        )
+        output = docker("POST", f"/exec/{made['Id']}/start", {"Tty": True, "Detach": False})
+        return bytes(output).decode().replace("\r\n", "\n")
 
     def add(self, body: dict[str, Any], name: str = "") -> str:
         """The id of a new container of *body*, marked as this test's and as no session."""

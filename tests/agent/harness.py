@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.homes import Homes
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
+from labdock.agent.gpus import GpuKeeper
 from labdock.agent.last_words import LastWords
 from labdock.agent.main import bind_socket
 from labdock.agent.server import AgentServer
 from labdock.agent.watch import Watch
+from labdock.core.driver import NvmlAnswer
+from labdock.core.gpus import LABEL_GPUS
 from labdock.core.people import Person
 from labdock.core.session import container_name
 from labdock.core.site import AgentRules
+from tests.adapters.drivers import Machine
 from tests.agent.builders import good_body
 from tests.agent.engines import EngineUnderTest
 
@@ -52,10 +57,14 @@ class RunningAgent:
                 is_json = response.content_type == "application/json" and text
                 return response.status, await response.json() if is_json else text
 
-    async def create(self, person: Person, *environment: str, server: str = "") -> str:
-        """The name of a new session's container of *person*, with *environment* on top."""
+    async def create(
+        self, person: Person, *environment: str, server: str = "", cards: tuple[str, ...] = ()
+    ) -> str:
+        """The name of a new session's container of *person*, with *environment* and *cards* on top."""
         body = good_body(self.rules, person, server=server)
         body["Env"] += environment
+        if cards:
+            body["Labels"][LABEL_GPUS] = ",".join(cards)
         name = container_name(self.rules.instance, person.name, server)
         await self.docker.containers.create(body, name=name)
         return name
@@ -64,14 +73,29 @@ class RunningAgent:
         await self.docker.containers.container(name).start()
 
 
+class NoNvml:
+    """The driver's library where there is none to be asked."""
+
+    def ask(self, library: Path) -> NvmlAnswer:
+        raise AssertionError(f"{library} was asked on a machine without a driver")
+
+
 @asynccontextmanager
 async def running_agent(
-    engine: EngineUnderTest, root: Path, *, watching: bool = True
+    engine: EngineUnderTest,
+    root: Path,
+    *,
+    watching: bool = True,
+    machine: Machine | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    **rules_changed: Any,
 ) -> AsyncIterator[RunningAgent]:
-    """An agent in front of *engine*, with its files below *root*."""
+    """An agent in front of *engine*, with its files below *root*, and the cards of *machine*."""
     (root / "data").mkdir()
     (root / "storage").mkdir()
-    rules = engine.rules(root / "storage")
+    places = None if machine is None else machine.places
+    rules = replace(engine.rules(root / "storage"), driver=places, **rules_changed)
+    (root / "own-dev").mkdir()
     homes = Homes(rules, root / "data")
     homes.prepare()
     (root / "storage/shared/models").mkdir(exist_ok=True)
@@ -80,7 +104,8 @@ async def running_agent(
     socket = root / "agent.sock"
     async with Engine(engine.socket) as connected:
         ends = Ends(0)
-        server = AgentServer(rules, homes, connected, last_words, ends, lambda: tuple(problems))
+        gpus = GpuKeeper(rules, connected, machine or NoNvml(), own_dev=root / "own-dev", clock=clock)
+        server = AgentServer(rules, homes, connected, last_words, ends, gpus, lambda: tuple(problems))
         watch = Watch(connected, rules.instance, last_words, ends)
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
         await runner.setup()

@@ -1,4 +1,4 @@
-"""The agent, as the hub sees it: people, homes, last words, health, over its Unix socket."""
+"""The agent, as the hub sees it: people, homes, cards, last words, health, over its Unix socket."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from labdock.core.errors import (
     LabdockError,
     RefusedError,
 )
+from labdock.core.gpus import GpuReport
 from labdock.core.people import Person
 
 ENDS_PATIENCE_S = 60.0
@@ -108,6 +109,11 @@ class AgentClient:
         patience_s = ENDS_PATIENCE_S + _PATIENCE_S
         _, data = await self._ask("GET", f"/labdock/ends?after={number}", patience_s=patience_s)
         return int(data["last"]), tuple(data["containers"])
+
+    async def gpus(self) -> GpuReport:
+        """The machine's cards, who holds them, how they are given, and what is wrong with them."""
+        _, data = await self._ask("GET", "/labdock/gpus")
+        return GpuReport.from_json(json.dumps(data))
 
     async def health(self) -> tuple[str, ...]:
         """What is wrong with the agent's work, a sentence each; empty when all is well."""

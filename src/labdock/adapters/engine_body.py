@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from labdock.core.gpus import LABEL_DRIVER
+from labdock.core.injection import Injection
 from labdock.core.session import SESSION_PORT, SessionSpec
 
 
@@ -41,5 +44,33 @@ def container_body(spec: SessionSpec) -> dict[str, Any]:
         "Env": [f"{key}={value}" for key, value in sorted(spec.environment.items())],
         "Labels": dict(spec.labels),
         "ExposedPorts": {f"{SESSION_PORT}/tcp": {}},
+        "HostConfig": host,
+    }
+
+
+def with_injection(body: Mapping[str, Any], injection: Injection) -> dict[str, Any]:
+    """*body* with all that *injection* adds, and the label with the driver's version."""
+    host = dict(body["HostConfig"])
+    if injection.devices:
+        host["Devices"] = [
+            {"PathOnHost": node.host_path, "PathInContainer": node.path, "CgroupPermissions": "rw"}
+            for node in injection.devices
+        ]
+    host["Mounts"] = [
+        *host["Mounts"],
+        *(
+            {"Type": "bind", "Source": file.host_path, "Target": file.path, "ReadOnly": True}
+            for file in injection.mounts
+        ),
+    ]
+    if injection.cdi:
+        host["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": list(injection.cdi)}]
+    if injection.runtime:
+        host["Runtime"] = injection.runtime
+    variables = {**dict(item.split("=", 1) for item in body["Env"]), **injection.environment}
+    return {
+        **body,
+        "Env": [f"{key}={value}" for key, value in sorted(variables.items())],
+        "Labels": {**body["Labels"], LABEL_DRIVER: injection.driver},
         "HostConfig": host,
     }

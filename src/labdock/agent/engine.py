@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from labdock.core.errors import EngineError
+from labdock.core.injection import EngineAbilities
 
 LAST_LINES = 20
 _LINE_MAX_CHARACTERS = 1000
@@ -38,6 +39,15 @@ class Container:
     created: str
     finished: str
     raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A container in a list: its id, its labels, and when it was made (Unix time, in s)."""
+
+    id: str
+    labels: Mapping[str, str]
+    created_s: float
 
 
 class Engine:
@@ -111,6 +121,22 @@ class Engine:
         async with self.request("GET", f"{_API}/containers/json", query=query) as response:
             raw = await _content(response)
         return tuple(item["Id"] for item in json.loads(raw))
+
+    async def labelled(self, label: str) -> tuple[Listed, ...]:
+        """Every container that has *label*, whatever its value and whatever the container's state."""
+        query = (("all", "1"), ("filters", json.dumps({"label": [label]})))
+        async with self.request("GET", f"{_API}/containers/json", query=query) as response:
+            raw = await _content(response)
+        return tuple(Listed(item["Id"], item["Labels"], item["Created"]) for item in json.loads(raw))
+
+    async def abilities(self) -> EngineAbilities:
+        """What the engine can do for GPUs."""
+        # Without a version: under the oldest, a newer engine leaves out what it had not yet then.
+        async with self.request("GET", "/info") as response:
+            data = json.loads(await _content(response))
+        return EngineAbilities(
+            runtimes=tuple(data.get("Runtimes") or ()), cdi_dirs=tuple(data.get("CDISpecDirs") or ())
+        )
 
     async def last_lines(self, container: str) -> tuple[str, ...] | None:
         """The last 20 lines that *container* printed, as ``plain_lines``; None if it is gone or going."""

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from labdock.core.errors import RefusedError
+from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, UUID_PATTERN
 from labdock.core.people import LAB_GID, Person, Registry, session_home
 from labdock.core.session import (
     LABEL_IDENTITY,
@@ -40,6 +41,11 @@ Check = Callable[[object, str], Any]
 ENV_MAX_ENTRIES = 200
 ENV_MAX_CHARACTERS = 16_384
 """The longest value of one variable; a person with many sessions has long OAuth scopes."""
+
+GROUPS_MAX = 50
+GROUP_MAX_CHARACTERS = 100
+CARDS_MAX = 64
+"""Of one session; how many it may really have, the rules for sharing say."""
 
 LOG_MAX_LINES = 1000
 STOP_MAX_S = 60
@@ -122,13 +128,14 @@ def check_create(
 
     It equals *body*, which must be what ``adapters.engine_body.container_body`` makes of a session
     that *rules* allow for somebody in *registry*; *query* is the call's query (the name alone).
+    Cards are a label and no device: whether they are free is for the agent to see, and its to add.
 
     Raises:
         RefusedError: Anything else; ``field`` is the first field that is wrong, such as
             ``HostConfig.Mounts[0].Source``.
     """
     labels = _check_labels(body, rules)
-    person = _person(labels, registry)
+    person = check_person(labels, registry)
     server = labels[LABEL_SERVER]
     for key in query:
         if key != "name":
@@ -164,12 +171,31 @@ def _check_labels(body: object, rules: AgentRules) -> dict[str, str]:
             LABEL_IDENTITY: _text(re.compile(r".{1,256}")),
             LABEL_IMAGE: _text(re.compile(image_ids)),
             LABEL_SERVER: _text(re.compile(rf"|{SERVER_NAME_PATTERN.pattern}")),
-        }
+        },
+        {LABEL_GPUS: _text(_CARDS), LABEL_GROUPS: _groups},
     )(raw, "Labels")
     return labels
 
 
-def _person(labels: Mapping[str, str], registry: Registry) -> Person:
+_CARDS = re.compile(rf"{UUID_PATTERN.pattern}(?:,{UUID_PATTERN.pattern}){{0,{CARDS_MAX - 1}}}")
+
+
+def _groups(value: object, where: str) -> str:
+    listed = parse_json(value, where) if isinstance(value, str) else None
+    if not isinstance(listed, list) or len(listed) > GROUPS_MAX:
+        raise _refuse(where, f"must be a JSON list of at most {GROUPS_MAX}.")
+    for name in listed:
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= GROUP_MAX_CHARACTERS:
+            raise _refuse(where, f"each name must be 1 to {GROUP_MAX_CHARACTERS} printable characters.")
+    return str(value)
+
+
+def check_person(labels: Mapping[str, str], registry: Registry) -> Person:
+    """Whose session *labels* say it is.
+
+    Raises:
+        RefusedError: Nobody in *registry*, or somebody of another name.
+    """
     person = registry.find(labels[LABEL_IDENTITY])
     if person is None:
         raise _refuse(f"Labels.{LABEL_IDENTITY}", "is nobody that is registered here.")

@@ -18,8 +18,10 @@ from aiohttp import web
 
 from labdock.adapters.firewall import Firewall
 from labdock.adapters.homes import Homes
+from labdock.adapters.nvidia import Nvml, nvml_environment
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
+from labdock.agent.gpus import GpuKeeper, remove_spec
 from labdock.agent.last_words import LastWords
 from labdock.agent.network import NetworkKeeper
 from labdock.agent.server import AgentServer
@@ -28,6 +30,9 @@ from labdock.core.errors import HostError, LabdockError
 from labdock.core.site import AgentRules
 
 log = logging.getLogger(__name__)
+
+OWN_DEV = Path("/dev")
+"""Where the driver's library looks for devices in this process's container."""
 
 
 async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_socket: str) -> None:
@@ -43,13 +48,15 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
     last_words = LastWords(data_dir / "ended")
     ends = Ends(time.time_ns() // 1_000_000)
     network = NetworkKeeper(_firewall(rules))
+    nvml = Nvml(nvml_environment(rules.driver) if rules.driver else {})
     async with Engine(engine_socket) as engine:
         watch = Watch(engine, rules.instance, last_words, ends)
 
         def problems() -> tuple[str, ...]:
             return (*network.problems, *((watch.problem,) if watch.problem else ()))
 
-        server = AgentServer(rules, homes, engine, last_words, ends, problems)
+        gpus = GpuKeeper(rules, engine, nvml, own_dev=OWN_DEV)
+        server = AgentServer(rules, homes, engine, last_words, ends, gpus, problems)
         # Before anybody can ask for a session.
         await network.check()
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=5)
@@ -62,6 +69,7 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
                 group.create_task(watch.run())
         finally:
             await runner.cleanup()
+            nvml.close()
 
 
 def read_rules(file: Path) -> AgentRules:
@@ -130,7 +138,9 @@ def _firewall(rules: AgentRules) -> Firewall:
 
 async def _until_told_to_stop(arguments: argparse.Namespace) -> None:
     if arguments.remove_network_rules:
-        await _firewall(read_rules(arguments.rules)).remove()
+        rules = read_rules(arguments.rules)
+        await _firewall(rules).remove()
+        remove_spec(rules)
         return
     work = asyncio.create_task(serve(arguments.rules, arguments.data, arguments.socket, arguments.engine))
     # As a container's first process, it gets no signal that it does not ask for.
@@ -153,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--remove-network-rules",
         action="store_true",
-        help="remove this instance's packet filter rules, and exit",
+        help="remove this instance's packet filter rules and CDI spec, and exit",
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the agent answers on its socket: the guarded engine, and people, last words and health of its own."""
+"""What the agent answers on its socket: the guarded engine; people, cards, last words, health of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
@@ -17,7 +18,16 @@ from labdock.adapters.agent_api import ENDS_PATIENCE_S
 from labdock.adapters.homes import Homes
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Container, Engine
-from labdock.agent.guard import Call, check_create, is_session, parse_call, parse_json, session_filter
+from labdock.agent.gpus import GpuKeeper
+from labdock.agent.guard import (
+    Call,
+    check_create,
+    check_person,
+    is_session,
+    parse_call,
+    parse_json,
+    session_filter,
+)
 from labdock.agent.last_words import LastWords
 from labdock.core.errors import (
     AccountError,
@@ -27,6 +37,7 @@ from labdock.core.errors import (
     LabdockError,
     RefusedError,
 )
+from labdock.core.gpus import LABEL_GPUS
 from labdock.core.session import LABEL_IDENTITY
 from labdock.core.site import AgentRules
 
@@ -59,6 +70,7 @@ class AgentServer:
         engine: Engine,
         last_words: LastWords,
         ends: Ends,
+        gpus: GpuKeeper,
         problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self._rules = rules
@@ -66,9 +78,12 @@ class AgentServer:
         self._engine = engine
         self._last_words = last_words
         self._ends = ends
+        self._gpus = gpus
         self._problems = problems
         # From reading what is there to making the container that adds to it.
         self._creating = asyncio.Lock()
+        # The same for cards; apart, since a driver may take long, and who wants none must not wait for it.
+        self._lending = asyncio.Lock()
         self._people = asyncio.Lock()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -111,13 +126,22 @@ class AgentServer:
 
     async def _create(self, call: Call, body: bytes) -> web.Response:
         wanted = parse_json(body, "body")
+        checked = check_create(wanted, dict(call.query), self._rules, self._homes.registry)
+        if LABEL_GPUS not in checked["Labels"]:
+            return await self._make(call, checked)
+        async with self._lending:
+            return await self._make(call, await self._gpus.with_cards(checked))
+
+    async def _make(self, call: Call, body: Mapping[str, Any]) -> web.Response:
         async with self._creating:
-            checked = check_create(wanted, dict(call.query), self._rules, self._homes.registry)
-            response = await self._pass(call, "", checked)
+            # Somebody may have been removed meanwhile.
+            check_person(body["Labels"], self._homes.registry)
+            response = await self._pass(call, "", body)
         name = dict(call.query)["name"]
         if response.status == 201:
             self._last_words.drop(name)
-        log.info("session %s: create, HTTP %d", name, response.status)
+        cards = body["Labels"].get(LABEL_GPUS, "none")
+        log.info("session %s: create with cards: %s, HTTP %d", name, cards, response.status)
         return response
 
     async def _session(self, target: str) -> Container | None:
@@ -138,23 +162,32 @@ class AgentServer:
         return web.Response(status=answer.status, body=content, headers=headers)
 
     async def _own(self, request: web.BaseRequest) -> web.Response:
-        ended = _ENDED.fullmatch(request.raw_path)
-        if request.method == "GET" and ended is not None:
-            return self._ended(ended["name"])
-        after = _ENDS.fullmatch(request.raw_path)
-        if request.method == "GET" and after is not None:
-            last, names = await self._ends.after(int(after["number"]), patience_s=ENDS_PATIENCE_S)
-            return _json({"last": last, "containers": names})
+        if request.method == "GET":
+            return await self._tell(request.raw_path)
         match request.method, request.raw_path:
-            case "GET", "/labdock/health":
-                problems = self._problems()
-                return _json({"ok": not problems, "problems": problems}, 503 if problems else 200)
-            case "GET", "/labdock/people":
-                return _json({"people": [asdict(person) for person in self._homes.registry.current()]})
             case "POST", "/labdock/people":
                 return await self._add_person(await request.read())
             case "POST", "/labdock/people/remove":
                 return await self._remove_person(await request.read())
+        raise RefusedError("The agent answers no such call.", field="path")
+
+    async def _tell(self, target: str) -> web.Response:
+        ended = _ENDED.fullmatch(target)
+        if ended is not None:
+            return self._ended(ended["name"])
+        after = _ENDS.fullmatch(target)
+        if after is not None:
+            last, names = await self._ends.after(int(after["number"]), patience_s=ENDS_PATIENCE_S)
+            return _json({"last": last, "containers": names})
+        match target:
+            case "/labdock/health":
+                problems = self._problems()
+                return _json({"ok": not problems, "problems": problems}, 503 if problems else 200)
+            case "/labdock/people":
+                return _json({"people": [asdict(person) for person in self._homes.registry.current()]})
+            case "/labdock/gpus":
+                report = await self._gpus.report()
+                return web.Response(text=report.to_json(), content_type="application/json")
         raise RefusedError("The agent answers no such call.", field="path")
 
     def _ended(self, name: str) -> web.Response:
