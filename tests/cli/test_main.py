@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,12 @@ from ruamel.yaml import YAML
 
 from labdock import __version__
 from labdock.adapters.config_file import read_config
-from labdock.cli.main import main
 from labdock.cli.up import read_images
 from labdock.core.config_docs import json_schema, reference_markdown
 from labdock.core.errors import HostError
 from labdock.core.lifecycle import FOLDERS
 from tests.adapters.engines import WholeFakeEngine
+from tests.cli.commands import Command, Done, in_a_thread
 from tests.stack import free_port
 
 # The package's function of the same name hides the module.
@@ -40,60 +37,6 @@ PEOPLE = [
     }
 ]
 LINK = {"name": "ada", "link": "http://lab.example/hub/link/x", "expires_at": "2030-01-01T00:00:00Z"}
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def labdock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command in an empty folder, on a machine without an engine, with no terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
-    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: PTH123, SIM115  lives as long as the test
-
-    def run(*words: str) -> Done:
-        monkeypatch.setattr("sys.argv", ["labdock", "--state", str(tmp_path / "state"), *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        printed = capsys.readouterr()
-        return Done(code, printed.out, printed.err)
-
-    return run
-
-
-@contextmanager
-def in_a_thread(serve: AbstractAsyncContextManager[Any]) -> Iterator[None]:
-    """*serve* on an event loop of its own, since the commands have theirs."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(serve.__aenter__(), loop).result(10)
-        try:
-            yield
-        finally:
-            asyncio.run_coroutine_threadsafe(serve.__aexit__(None, None, None), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture

@@ -117,11 +117,14 @@ def show(report: GpuReport, rules: GpuRules, console: Console) -> None:
     for card in report.inventory.cards:
         if card.fault:
             console.say(f"\nGPU {card.index} is not given out: {card.fault}")
+    for lease in report.leases:
+        for uuid in lease.cards:
+            if report.trouble is None and report.inventory.find(uuid) is None:
+                console.say(f"\n{_name(lease)} holds {uuid}, which is not there any more.")
     old = [lease for lease in report.leases if report.outdated(lease)]
     for lease in old:
         console.say(
-            f"\n{_name(lease, report)} started under driver {lease.driver}: "
-            "that session needs a stop and a start."
+            f"\n{_name(lease)} started under driver {lease.driver}: that session needs a stop and a start."
         )
 
 
@@ -141,7 +144,7 @@ def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:
     share = rules.share_of(card)
     leases = [lease for lease in report.leases if card.uuid in lease.cards]
     kept = rules.keeps(card) or (share.kind is Sharing.MIG and not card.part_of)
-    held = ", ".join(_name(lease, report) for lease in leases)
+    held = ", ".join(_name(lease) for lease in leases)
     return (
         card.index,
         card.label,
@@ -153,7 +156,7 @@ def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:
     )
 
 
-def _name(lease: Lease, report: GpuReport) -> str:
+def _name(lease: Lease) -> str:
     return lease.person or f"container {lease.container}"
 
 
