@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from labdock.core.driver import ARCHITECTURES, NvmlAnswer, NvmlGpu, NvmlSlice
-from labdock.core.errors import DriverError
 from labdock.core.site import DriverPlaces
 
 MULTIARCH = ARCHITECTURES[os.uname().machine].multiarch
@@ -37,7 +36,7 @@ GPU_MAJOR, UVM_MAJOR, CAPS_MAJOR = 120, 121, 122
 def shared_object(soname: str, *, machine: int = MACHINE, bits: int = 64) -> bytes:
     """A library that can be loaded and holds nothing but its name."""
     strings = b"\0" + soname.encode() + b"\0"
-    headers, dynamic_size = 64 + 2 * 56, 6 * 16
+    headers, dynamic_size = 64 + 3 * 56, 6 * 16
     table = headers + dynamic_size
     symbols = table + len(strings)
     end = symbols + 24
@@ -45,10 +44,12 @@ def shared_object(soname: str, *, machine: int = MACHINE, bits: int = 64) -> byt
     dynamic = b"".join(_words(8, *tag) for tag in (tags if soname else (*tags[1:], (0, 0))))
     elf = b"\x7fELF" + bytes((bits // 32, 1, 1)) + bytes(9)
     elf += _words(2, 3, machine) + _words(4, 1) + _words(8, 0, 64, 0) + _words(4, 0)
-    elf += _words(2, 64, 56, 2, 64, 0, 0)
+    elf += _words(2, 64, 56, 3, 64, 0, 0)
     load = _words(4, 1, 6) + _words(8, 0, 0, 0, end, end, 4096)
     pointer = _words(4, 2, 6) + _words(8, headers, headers, headers, dynamic_size, dynamic_size, 8)
-    return elf + load + pointer + dynamic + strings + bytes(24)
+    # Without this, a library is taken to want a stack that can be executed, which newer systems refuse.
+    plain_stack = _words(4, 0x6474E551, 6) + bytes(48)
+    return elf + load + pointer + plain_stack + dynamic + strings + bytes(24)
 
 
 def _words(size: int, *numbers: int) -> bytes:
@@ -68,7 +69,7 @@ class Machine:
     """A machine below *root*; ``ask`` is its NVML.
 
     What is in *answers* by minor, or in *lost* by index, is said instead of the usual. *asked* are the
-    libraries that NVML was asked in.
+    libraries that NVML was asked in; it answers when *until* returns.
     """
 
     root: Path
@@ -76,7 +77,7 @@ class Machine:
     answers: dict[int, NvmlGpu] = field(default_factory=dict)
     lost: dict[int, tuple[int, str]] = field(default_factory=dict)
     asked: list[Path] = field(default_factory=list)
-    failure: DriverError | None = None
+    until: Callable[[], object] = bool
 
     @property
     def places(self) -> DriverPlaces:
@@ -165,8 +166,7 @@ class Machine:
 
     def ask(self, library: Path) -> NvmlAnswer:
         self.asked.append(library)
-        if self.failure is not None:
-            raise self.failure
+        self.until()
         indices = {minor: index for index, minor in enumerate(sorted(self.gpus))}
         gpus = (
             self.answers.get(minor) or told(minor, index=index)
@@ -187,6 +187,7 @@ def told(minor: int, *, index: int | None = None, **changes: Any) -> NvmlGpu:
         compute=(8, 0),
         error=None,
         recovery=0,
+        memory_errors=0,
         worn_out=False,
         mig=False,
         slices=(),

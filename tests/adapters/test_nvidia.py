@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -288,10 +289,11 @@ def test_a_card_off_the_bus_has_a_fault_and_the_others_stay(tmp_path: Path) -> N
         ({"recovery": 1}, "nvidia-smi --gpu-reset -i 0"),
         ({"recovery": 2}, "machine must be restarted"),
         ({"recovery": 99}, "dmesg"),
+        ({"recovery": None, "memory_errors": 2}, "2 uncorrectable"),
         ({"worn_out": True}, "exchanged"),
     ],
 )
-def test_a_cards_fault_is_told_in_words(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+def test_a_cards_fault_is_told_in_words(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     machine = installed(tmp_path, 0)
     machine.answers[0] = told(0, **changes)
     (card,) = read(machine).cards

@@ -101,6 +101,7 @@ class FakeEngine:
         self.socket = socket_path
         self.by_id: dict[str, FakeContainer] = {}
         self.calls: list[str] = []
+        self.questions: list[str] = []
         self.listeners: list[asyncio.Queue[str | None]] = []
         self.hold: dict[str, asyncio.Event] = {}
         self.abilities: dict[str, Any] = {"Runtimes": {"runc": {}}}
@@ -199,6 +200,7 @@ class FakeEngine:
         return web.json_response({"Id": made.id, "Warnings": []}, status=201)
 
     async def _list(self, request: web.Request) -> web.Response:
+        self.questions.append("list")
         filters = json.loads(request.query.get("filters", "{}"))
         found = [
             {
@@ -216,6 +218,7 @@ class FakeEngine:
         return web.json_response(found)
 
     async def _inspect(self, request: web.Request) -> web.Response:
+        self.questions.append("inspect")
         return web.json_response(self._find(request).shown())
 
     async def _logs(self, request: web.Request) -> web.Response:
@@ -292,10 +295,11 @@ def docker(method: str, path: str, body: object = None, *, raw: bytes | None = N
     return answer
 
 
-def build_session_image(base: str, tag: str) -> None:
-    """Make the image *tag*: *base* with ``labdock-session`` in it."""
+def build_session_image(base: str, tag: str, *lines: str) -> None:
+    """Make the image *tag*: *base* with ``labdock-session`` in it, and further *lines* of its Dockerfile."""
+    recipe = (f"FROM {base}", "COPY labdock-session /usr/local/bin/labdock-session", *lines, "")
     files = {
-        "Dockerfile": f"FROM {base}\nCOPY labdock-session /usr/local/bin/labdock-session\n".encode(),
+        "Dockerfile": "\n".join(recipe).encode(),
         "labdock-session": SESSION_PROGRAM,
     }
     context = io.BytesIO()

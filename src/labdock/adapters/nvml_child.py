@@ -76,6 +76,7 @@ def _gpu(index: int, handle: Any, bus: str) -> dict[str, Any]:
         "memory_bytes": ask(partial(_memory, handle), None),
         "compute": ask(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle), None),
         "recovery": ask(lambda: _recovery(handle), None),
+        "memory_errors": ask(lambda: _memory_errors(handle), None),
         "worn_out": ask(lambda: bool(pynvml.nvmlDeviceGetRemappedRows(handle)[3]), False),
         "mig": ask(lambda: bool(pynvml.nvmlDeviceGetMigMode(handle)[0]), False),
     }
@@ -90,6 +91,11 @@ def _memory(handle: Any) -> int | None:
 def _recovery(handle: Any) -> int | None:
     (value,) = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION])
     return int(value.value.uiVal) if value.nvmlReturn == pynvml.NVML_SUCCESS else None
+
+
+def _memory_errors(handle: Any) -> int:
+    kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+    return int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
 
 
 def _slices(handle: Any, ask: _Asking) -> list[dict[str, Any]]:

@@ -161,8 +161,9 @@ class NvmlSlice:
 class NvmlGpu:
     """A GPU as NVML tells of it. *error* is a code and the words for it, if it could not tell all.
 
-    *recovery* is the action that NVML recommends (0: none), None where it cannot say; *worn_out* says that
-    its memory has no rows left to replace broken ones; *mig* that it is split.
+    *recovery* is the action that NVML recommends (0: none), None where it cannot say; *memory_errors* is how
+    many uncorrectable ones there were since its last reset, None where it has no such memory; *worn_out*
+    says that it has no rows left to replace broken ones; *mig* that it is split.
     """
 
     index: int
@@ -173,6 +174,7 @@ class NvmlGpu:
     compute: tuple[int, int] | None
     error: tuple[int, str] | None
     recovery: int | None
+    memory_errors: int | None
     worn_out: bool
     mig: bool
     slices: tuple[NvmlSlice, ...]
@@ -328,6 +330,11 @@ def _fault(gpu: NvmlGpu) -> str:
     if gpu.recovery:
         action = _RECOVERY.get(gpu.recovery, "see the kernel's log (dmesg)")
         return f"The driver recommends that {action.format(index=gpu.index)}."
+    if gpu.recovery is None and gpu.memory_errors:
+        return (
+            f"Its memory had {gpu.memory_errors} uncorrectable error(s) since the last reset: "
+            f"nvidia-smi --gpu-reset -i {gpu.index}"
+        )
     if gpu.worn_out:
         return "Its memory has broken rows and none left to replace them: have the card exchanged."
     return ""
