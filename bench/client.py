@@ -51,8 +51,8 @@ class Hub:
             if response.status not in {201, 409}:
                 raise HubError(f"The hub did not add people: {response.status} {await response.text()}")
 
-    async def start(self, name: str, *, limit_s: float) -> float:
-        """Start *name*'s session; returns the seconds from the request to "ready".
+    async def start(self, name: str, *, limit_s: float, gpus: int = 0) -> float:
+        """Start *name*'s session with *gpus* cards; returns the seconds from the request to "ready".
 
         Raises:
             StartError: It failed, or was not ready within *limit_s* seconds.
@@ -60,7 +60,9 @@ class Hub:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(limit_s):
-                async with self._ask("POST", f"/users/{name}/server", {}) as response:
+                async with self._ask(
+                    "POST", f"/users/{name}/server", {"gpus": gpus} if gpus else {}
+                ) as response:
                     if response.status >= 400:
                         raise StartError(f"{name}: {response.status} {(await response.text())[:300]}")
                     ready = response.status == 201
@@ -69,6 +71,13 @@ class Hub:
         except TimeoutError as error:
             raise StartError(f"{name} is not ready after {limit_s:.0f} s.") from error
         return time.monotonic() - begun
+
+    async def ask_for_a_gpu(self, name: str) -> tuple[int, float]:
+        """Ask to start *name*'s session with a card: the answer's status, and the seconds until it came."""
+        begun = time.monotonic()
+        async with self._ask("POST", f"/users/{name}/server", {"gpus": 1}) as response:
+            await response.read()
+            return response.status, time.monotonic() - begun
 
     async def start_at_once(self, names: Sequence[str], *, limit_s: float) -> Crowd:
         """Start the sessions of all *names* in the same moment, and wait for each until *limit_s*."""

@@ -13,6 +13,7 @@ class Unit(StrEnum):
     """What a figure counts; the value is the word behind the number."""
 
     SECONDS = "s"
+    MILLISECONDS = "ms"
     MEGABYTES = "MB"
     PERCENT = "%"
     COUNT = ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from bench import gpus
 from bench.client import Hub
 from bench.figures import (
     Crowd,
@@ -37,7 +38,7 @@ PATIENT_S = 600.0
 
 MEGABYTE = 1e6
 
-SECTIONS = ("up", "start", "form", "server", "crowd", "memory", "idle", "size")
+SECTIONS = ("up", "start", "form", "server", "crowd", "memory", "idle", "size", "gpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Bench:
         await self._do("memory", words, self._memory(effort.sessions))
         words = f"CPU for {effort.idle_s:g} s with {effort.sessions} idle sessions each, then with none"
         await self._do("idle", words, self._idle(ours, stock))
+        await self._do("gpus", "GPUs, simulated: choose, ask, start, and 200 who want four", self._gpus(ours))
 
     async def _bring_up_ours(self, *, cold: bool) -> None:
         label = "without any image" if cold else "from the images that are there"
@@ -170,6 +172,11 @@ class Bench:
         self._keep(
             compared("up-warm", "make up: again", Unit.SECONDS, ours=warm, stock=[], floor=ten_seconds)
         )
+
+    async def _gpus(self, hub: Hub) -> None:
+        self._keep(gpus.choosing(), await gpus.refreshing(self._ours))
+        self._keep(*await gpus.starting(hub, self._names[0], self._effort.starts, LIMIT_S))
+        self._keep(*await gpus.asking_at_once(self._ours, hub))
 
     async def _sizes(self) -> None:
         sizes = {}

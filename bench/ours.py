@@ -19,6 +19,7 @@ import aiohttp
 import labdock
 from bench.client import Hub
 from bench.stage import Stage
+from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.hub_api import HubApi
 from labdock.adapters.visitor import Visitor
 from labdock.core.compose import PARTS, part_container
@@ -94,6 +95,19 @@ class Ours:
             async with Visitor.arrive(self.url) as visitor:
                 await visitor.set_password(invitation["link"], name, passwords[name])
         return passwords
+
+    async def invite(self, names: Sequence[str]) -> None:
+        """Make accounts for *names*; they are used by the API alone."""
+        api = HubApi(self.url, self._api_token())
+        for name in names:
+            await asyncio.to_thread(api.add_user, name, admin=False)
+
+    async def simulate_gpus(self, number: int) -> None:
+        """Have *number* simulated cards from now on."""
+        await self._labdock(("up", "--yes", "--simulate-gpus", str(number)), lambda line: None)
+
+    def agent(self) -> AgentClient:
+        return AgentClient(self._state / "run/agent/agent.sock")
 
     def session(self, name: str) -> str:
         """The container of *name*'s session."""
