@@ -11,8 +11,11 @@ import pytest
 from aiohttp import web
 
 from labdock.adapters.agent_api import AgentClient, Ended
+from labdock.adapters.nvidia import read_inventory
 from labdock.core.errors import AccountError, BadRequestError, EngineError, HostError
+from labdock.core.gpus import Way
 from labdock.core.people import FIRST_UID, Person
+from tests.adapters.drivers import installed, uuid
 from tests.agent.engines import FakeEngine
 from tests.agent.harness import RunningAgent, running_agent
 
@@ -76,6 +79,22 @@ async def test_problems_are_told(agent: RunningAgent) -> None:
     assert await agent.client.health() == ()
     agent.problems += ["One.", "Two."]
     assert await agent.client.health() == ("One.", "Two.")
+
+
+async def test_the_cards_are_told_as_the_agent_knows_them(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the agent gives homes to people, which takes root")
+    machine = installed(tmp_path / "machine", 0, 1)
+    machine.split(1, {1: 0, 2: 0})
+    async with (
+        FakeEngine(str(tmp_path / "engine.sock")).running() as engine,
+        running_agent(engine, tmp_path, machine=machine) as agent,
+    ):
+        engine.add_holder(uuid(0))
+        report = await agent.client.gpus()
+    assert report.inventory == read_inventory(machine.places, machine)
+    assert [lease.cards for lease in report.leases] == [(uuid(0),)]
+    assert (report.way, report.trouble) == (Way.DEVICES, None)
 
 
 async def test_an_agent_that_is_down_is_said_to_be(tmp_path: Path) -> None:

@@ -12,8 +12,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from labdock.agent.guard import ENV_MAX_CHARACTERS, Call, check_create, parse_call, parse_json
+from labdock.agent.guard import (
+    CARDS_MAX,
+    ENV_MAX_CHARACTERS,
+    GROUP_MAX_CHARACTERS,
+    GROUPS_MAX,
+    Call,
+    check_create,
+    parse_call,
+    parse_json,
+)
 from labdock.core.errors import RefusedError
+from labdock.core.gpus import LABEL_DRIVER, LABEL_GPUS, LABEL_GROUPS
 from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, forget, register
 from labdock.core.session import SERVER_NAME_PATTERN, Limits
 from tests.agent.builders import agent_rules, good_body, name_query, people
@@ -289,6 +299,92 @@ def test_the_image_must_be_the_one_the_label_names() -> None:
 @pytest.mark.parametrize("body", [None, [], "x", 1, {}, {"Labels": None}, {"Labels": []}])
 def test_a_body_that_is_none_is_refused(body: object) -> None:
     refused(body)
+
+
+# Cards
+
+GPU = "GPU-5e1a8a0c-7d5b-11ee-b962-0242ac120002"
+SLICE = "MIG-9d2c4a10-aaaa-bbbb-cccc-0242ac120002"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {LABEL_GPUS: GPU},
+        {LABEL_GPUS: f"{GPU},{SLICE}"},
+        {LABEL_GPUS: ",".join([GPU] * CARDS_MAX)},
+        {LABEL_GPUS: GPU, LABEL_GROUPS: "[]"},
+        {LABEL_GPUS: GPU, LABEL_GROUPS: json.dumps(["Vision Lab", "züge", "x" * GROUP_MAX_CHARACTERS])},
+        {LABEL_GPUS: GPU, LABEL_GROUPS: json.dumps([f"g{n}" for n in range(GROUPS_MAX)])},
+    ],
+)
+def test_a_session_may_be_labelled_with_cards_and_groups(labels: dict[str, str]) -> None:
+    body = put(GOOD, ("Labels",), GOOD["Labels"] | labels)
+    assert same_json(check_create(body, QUERY, RULES, REGISTRY), body)
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [
+        (LABEL_GPUS, ""),
+        (LABEL_GPUS, "all"),
+        (LABEL_GPUS, "0"),
+        (LABEL_GPUS, "GPU-"),
+        (LABEL_GPUS, f"{GPU},"),
+        (LABEL_GPUS, f"{GPU}, {GPU}"),
+        (LABEL_GPUS, f"{GPU}\n"),
+        (LABEL_GPUS, f"{GPU}=nvidia.com/gpu"),
+        (LABEL_GPUS, "GPU-" + 81 * "a"),
+        (LABEL_GPUS, ",".join([GPU] * (CARDS_MAX + 1))),
+        (LABEL_GPUS, [GPU]),
+        (LABEL_GPUS, None),
+        (LABEL_GROUPS, ""),
+        (LABEL_GROUPS, "vision"),
+        (LABEL_GROUPS, "{}"),
+        (LABEL_GROUPS, "[1]"),
+        (LABEL_GROUPS, '[""]'),
+        (LABEL_GROUPS, '["a\\nb"]'),
+        (LABEL_GROUPS, json.dumps(["x" * (GROUP_MAX_CHARACTERS + 1)])),
+        (LABEL_GROUPS, json.dumps(["x"] * (GROUPS_MAX + 1))),
+        (LABEL_GROUPS, ["vision"]),
+        (LABEL_DRIVER, "570.86.15"),
+        ("org.labdock.part", "agent"),
+    ],
+)
+def test_a_label_that_is_none_of_the_hubs_is_refused(label: str, value: object) -> None:
+    assert refused(put(GOOD, ("Labels", label), value)) == f"Labels.{label}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (
+            "Devices",
+            [
+                {
+                    "PathOnHost": "/dev/nvidia0",
+                    "PathInContainer": "/dev/nvidia0",
+                    "CgroupPermissions": "rw",
+                }
+            ],
+        ),
+        ("DeviceRequests", [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=all"]}]),
+        ("DeviceRequests", [{"Count": -1, "Capabilities": [["gpu"]]}]),
+        ("DeviceCgroupRules", ["c 195:* rw"]),
+        ("Runtime", "nvidia"),
+    ],
+)
+def test_a_lease_brings_no_right_to_devices_from_outside(key: str, value: object) -> None:
+    body = put(GOOD, ("Labels", LABEL_GPUS), GPU)
+    assert refused(put(body, ("HostConfig", key), value)) == f"HostConfig.{key}"
+    driver = {
+        "Type": "bind",
+        "Source": "/usr/lib/libcuda.so",
+        "Target": "/usr/lib/libcuda.so",
+        "ReadOnly": True,
+    }
+    mounts = put(body, ("HostConfig", "Mounts"), [*GOOD["HostConfig"]["Mounts"], driver])
+    assert refused(mounts) == "HostConfig.Mounts"
 
 
 # Calls

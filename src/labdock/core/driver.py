@@ -327,16 +327,16 @@ def _fault(gpu: NvmlGpu) -> str:
     """Why *gpu* is not given out, empty when it is well."""
     if gpu.error is not None:
         return _words(*gpu.error)
+    if gpu.worn_out:
+        return "Its memory has broken rows and none left to replace them: have the card exchanged."
     if gpu.recovery:
         action = _RECOVERY.get(gpu.recovery, "see the kernel's log (dmesg)")
-        return f"The driver recommends that {action.format(index=gpu.index)}."
+        return f"The driver says that {action.format(index=gpu.index)}."
     if gpu.recovery is None and gpu.memory_errors:
         return (
             f"Its memory had {gpu.memory_errors} uncorrectable error(s) since the last reset: "
             f"nvidia-smi --gpu-reset -i {gpu.index}"
         )
-    if gpu.worn_out:
-        return "Its memory has broken rows and none left to replace them: have the card exchanged."
     return ""
 
 
