@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labdock.adapters.nvidia import Nvml, read_inventory, resolve
-from labdock.core.driver import LIBRARIES, NvmlAnswer
+from labdock.core.driver import LIBRARIES, PROGRAMS, NvmlAnswer
 from labdock.core.errors import DriverError
 from labdock.core.gpus import Inventory, Node
 from tests.adapters.drivers import (
@@ -24,6 +24,7 @@ from tests.adapters.drivers import (
     GPU_MAJOR,
     INSIDE,
     LAYOUTS,
+    MACHINE,
     MULTIARCH,
     UVM_MAJOR,
     Machine,
@@ -103,19 +104,25 @@ def test_a_driver_that_is_upgraded_is_seen_at_the_next_reading(machine: Machine)
     assert found.driver.version == NEW
 
 
-versions = st.sampled_from(("470.256.02", "550.54.14", "550.54.140", "570.86.15", "570.86", "1", "615.36.01"))
+versions = st.sampled_from(
+    ("470.256.02", "550.54.14", "550.54.140", "570.86.15", "570.86", "470.256", "615.36.01")
+)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+ELSEWHERE = f"usr/lib/{MULTIARCH}/elsewhere"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(
     running=versions,
     lies=st.lists(
         st.tuples(
-            st.sampled_from(("", f"{MULTIARCH}/", f"{MULTIARCH}/nvidia/current/", f"{MULTIARCH}/nvidia/x/")),
+            st.sampled_from((f"{MULTIARCH}/", f"{MULTIARCH}/nvidia/current/", f"{MULTIARCH}/nvidia/x/", "")),
             st.sampled_from((*LIBRARIES, "libnvidia-encode", "libGL", "libcuda-evil", "libc")),
-            versions,
+            st.none() | versions,
+            st.sampled_from(("library", "other machine", "32 bits", "text")),
             st.sampled_from(("", "../x", "/etc/x", "libcuda.so.1", "libodd.so.9")),
-            st.booleans(),
+            st.none() | versions,
         ),
         max_size=12,
     ),
@@ -123,28 +130,39 @@ versions = st.sampled_from(("470.256.02", "550.54.14", "550.54.140", "570.86.15"
 def test_nothing_of_another_version_or_beyond_the_drivers_set_is_ever_injected(
     tmp_path_factory: pytest.TempPathFactory,
     running: str,
-    lies: list[tuple[str, str, str, str, bool]],
+    lies: list[tuple[str, str, str | None, str, str, str | None]],
 ) -> None:
     machine = Machine(tmp_path_factory.mktemp("machine"))
     machine.load(running)
     machine.plug(0)
-    for folder, name, version, soname, is_link in lies:
-        path = f"usr/lib/{folder}{name}.so.{version}"
-        if is_link:
-            machine.link(path, f"/usr/lib/{MULTIARCH}/libcuda.so.{running}")
-        elif not (machine.root / path).is_symlink():
-            machine.write(path, shared_object(soname))
-    try:
-        found = read(machine)
-    except DriverError:
-        return
-    assert found.driver is not None
+    # Where it is looked for last: whatever lies before it tempts.
+    LAYOUTS["local"](machine, running)
+    for folder, name, version, kind, soname, link_to in lies:
+        path = f"usr/lib/{folder}{name}.so.{version or running}"
+        content = {
+            "library": shared_object(soname),
+            "other machine": shared_object(soname, machine=3),
+            "32 bits": shared_object(soname, bits=32),
+            "text": b"GROUP ( libcuda.so.1 )",
+        }[kind]
+        (machine.root / path).unlink(missing_ok=True)
+        if link_to is None:
+            machine.write(path, content)
+        else:
+            machine.write(f"{ELSEWHERE}/{name}.so.{link_to}", content)
+            machine.link(path, f"/{ELSEWHERE}/{name}.so.{link_to}")
+    found = read(machine)
     for inside, real in files(found, machine).items():
+        if ".so" not in real:
+            assert real in {f"/usr/local/nvidia/bin/{name}" for name in PROGRAMS}
+            continue
         name, _, version = Path(real).name.partition(".so.")
         assert name in LIBRARIES
         assert version == running
         assert Path(inside).parent == Path(INSIDE)
         assert resolve(str(machine.root), real) == real
+        content = Path(f"{machine.root}{real}").read_bytes()
+        assert (content[4], int.from_bytes(content[18:20], "little")) == (2, MACHINE)
 
 
 def test_links_lead_where_they_would_if_the_folder_were_the_root(tmp_path: Path) -> None:
