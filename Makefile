@@ -1,5 +1,5 @@
 # Thin: each target makes its environment and calls one program.
-.PHONY: up test check bench demo lock clean
+.PHONY: up test test-gpu check bench demo lock wheels clean
 
 up: ## Set up and start Labdock on this machine
 	@scripts/env host
@@ -12,6 +12,15 @@ test: ## Everything: lint, types, unit tests, the real engine, the whole stack, 
 	@.venv/bin/python -m ruff format --check
 	@.venv/bin/python -m mypy
 	@.venv/bin/python -m pytest
+
+test-gpu: ## What only a real card can show; on a machine with one, from the folder wheels where there is no registry
+	@test -e /proc/driver/nvidia/version || { echo "No NVIDIA driver runs on this machine: there is nothing to try." >&2; exit 1; }
+	@scripts/env gpu
+	@.venv/bin/python -m pytest -m gpu tests/gpu
+
+wheels: ## Gather what `make test-gpu` installs, to carry along to a machine that reaches no registry
+	@scripts/env host
+	@.venv/bin/python -m pip download --quiet --no-deps --require-hashes --dest wheels -r requirements/gpu.lock
 
 check: ## Lint, types and unit tests, in under a minute
 	@scripts/env dev
