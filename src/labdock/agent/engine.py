@@ -43,9 +43,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A container in a list: its id, its labels, and when it was made (Unix time, in s)."""
+    """A container in a list: its name, its labels, and when it was made (Unix time, in s)."""
 
-    id: str
+    name: str
     labels: Mapping[str, str]
     created_s: float
 
@@ -127,7 +127,11 @@ class Engine:
         query = (("all", "1"), ("filters", json.dumps({"label": [label]})))
         async with self.request("GET", f"{_API}/containers/json", query=query) as response:
             raw = await _content(response)
-        return tuple(Listed(item["Id"], item["Labels"], item["Created"]) for item in json.loads(raw))
+        return tuple(
+            # One that is just being made or removed may have no name.
+            Listed((item["Names"] or [item["Id"]])[0].removeprefix("/"), item["Labels"], item["Created"])
+            for item in json.loads(raw)
+        )
 
     async def abilities(self) -> EngineAbilities:
         """What the engine can do for GPUs."""

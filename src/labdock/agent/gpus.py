@@ -173,7 +173,7 @@ def lease_of(container: Listed) -> Lease:
     labels = container.labels
     named = labels.get(LABEL_GPUS, "").split(",")
     return Lease(
-        container=container.id,
+        container=container.name,
         cards=tuple(dict.fromkeys(card for card in named if UUID_PATTERN.fullmatch(card))),
         instance=labels.get(LABEL_INSTANCE, ""),
         person=labels.get(LABEL_PERSON, ""),
