@@ -1,4 +1,4 @@
-"""Two Docker engines for the agent's tests: one of our own in memory, and the machine's."""
+"""Docker engines for the agent's tests: one of our own in memory, and a real one, mostly the machine's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 from aiohttp import web
@@ -267,19 +268,25 @@ class FakeEngine:
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("engine")
+        self._path = path
+
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(120)
-        self.sock.connect(DOCKER_SOCKET)
+        self.sock.connect(self._path)
 
 
-def docker(method: str, path: str, body: object = None, *, raw: bytes | None = None) -> Any:
-    """The machine's engine's answer to a call: JSON, or bytes where it is none.
+def docker(
+    method: str, path: str, body: object = None, *, raw: bytes | None = None, socket_path: str = DOCKER_SOCKET
+) -> Any:
+    """The answer to a call of the engine at *socket_path*, the machine's: JSON, or bytes where it is none.
 
     Raises:
         RuntimeError: It answers with an error.
     """
-    connection = _UnixConnection("engine")
+    connection = _UnixConnection(socket_path)
     try:
         kind = "application/json" if raw is None else "application/x-tar"
         content = raw if raw is not None else json.dumps(body).encode() if body is not None else None
@@ -312,36 +319,51 @@ def build_session_image(base: str, tag: str, *lines: str) -> None:
 
 
 class RealEngine:
-    """The machine's engine, with an instance and a network of this test's own; nothing stays behind."""
+    """The machine's engine, with an instance and a network of this test's own; nothing stays behind.
 
-    def __init__(self, image: str, *, bridge: str | None = None, subnet: str | None = None) -> None:
-        self.socket = DOCKER_SOCKET
+    Or the engine at *socket_path*, with whatever *network* its sessions are to be in.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        bridge: str | None = None,
+        subnet: str | None = None,
+        socket_path: str = DOCKER_SOCKET,
+        network: str | None = None,
+    ) -> None:
+        self.socket = socket_path
+        self.ask = partial(docker, socket_path=socket_path)
         self.image = image
         self.instance = f"ldtest{secrets.token_hex(3)}"
-        self.network = f"{self.instance}-sessions"
+        self._makes_network = network is None
+        self.network = network or f"{self.instance}-sessions"
         self.bridge = bridge or f"ld-{secrets.token_hex(4)}"
         self.subnet = subnet
 
     @contextmanager
-    def running(self) -> Iterator[RealEngine]:
-        docker(
-            "POST",
-            "/networks/create",
-            {
-                "Name": self.network,
-                "Options": {
-                    "com.docker.network.bridge.name": self.bridge,
-                    "com.docker.network.bridge.enable_icc": "false",
+    def running(self) -> Iterator[Self]:
+        if self._makes_network:
+            self.ask(
+                "POST",
+                "/networks/create",
+                {
+                    "Name": self.network,
+                    "Options": {
+                        "com.docker.network.bridge.name": self.bridge,
+                        "com.docker.network.bridge.enable_icc": "false",
+                    },
+                    "IPAM": {"Config": [{"Subnet": self.subnet}] if self.subnet else []},
                 },
-                "IPAM": {"Config": [{"Subnet": self.subnet}] if self.subnet else []},
-            },
-        )
+            )
         try:
             yield self
         finally:
             for one in self._listed():
-                docker("DELETE", f"/containers/{one['Id']}?force=1")
-            docker("DELETE", f"/networks/{self.network}")
+                self.ask("DELETE", f"/containers/{one['Id']}?force=1")
+            if self._makes_network:
+                self.ask("DELETE", f"/networks/{self.network}")
 
     def rules(self, root: Path) -> AgentRules:
         return agent_rules(
@@ -361,26 +383,26 @@ class RealEngine:
         return self.add({"Cmd": ["sleep", "1000"], "Labels": {LABEL_GPUS: cards}})
 
     def remove(self, container: str) -> None:
-        docker("DELETE", f"/containers/{container}?force=1")
+        self.ask("DELETE", f"/containers/{container}?force=1")
 
     def body(self, container: str) -> dict[str, Any]:
-        shown = docker("GET", f"/containers/{container}/json")
+        shown = self.ask("GET", f"/containers/{container}/json")
         return {**shown["Config"], "HostConfig": shown["HostConfig"]}
 
     def run(self, container: str, *command: str, user: str = "", privileged: bool = False) -> str:
         """What *command* prints in the running *container*, as the session's user or as *user*."""
         wanted = {"Cmd": command, "Tty": True, "AttachStdout": True, "AttachStderr": True}
-        made = docker(
+        made = self.ask(
             "POST", f"/containers/{container}/exec", {**wanted, "User": user, "Privileged": privileged}
         )
-        output = docker("POST", f"/exec/{made['Id']}/start", {"Tty": True, "Detach": False})
+        output = self.ask("POST", f"/exec/{made['Id']}/start", {"Tty": True, "Detach": False})
         return bytes(output).decode().replace("\r\n", "\n")
 
     def add(self, body: dict[str, Any], name: str = "") -> str:
         """The id of a new container of *body*, marked as this test's and as no session."""
         labels = {LABEL_INSTANCE: self.instance, "org.labdock.role": "part"} | body.pop("Labels", {})
         query = f"?name={name}" if name else ""
-        made = docker("POST", f"/containers/create{query}", {"Image": self.image, "Labels": labels} | body)
+        made = self.ask("POST", f"/containers/create{query}", {"Image": self.image, "Labels": labels} | body)
         return str(made["Id"])
 
     def containers(self) -> list[str]:
@@ -390,5 +412,5 @@ class RealEngine:
 
     def _listed(self) -> list[dict[str, Any]]:
         filters = quote(json.dumps({"label": [f"{LABEL_INSTANCE}={self.instance}"]}))
-        listed: list[dict[str, Any]] = docker("GET", f"/containers/json?all=1&filters={filters}")
+        listed: list[dict[str, Any]] = self.ask("GET", f"/containers/json?all=1&filters={filters}")
         return listed

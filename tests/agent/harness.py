@@ -33,6 +33,15 @@ from tests.agent.builders import good_body
 from tests.agent.engines import EngineUnderTest
 
 
+class Clock:
+    """Time that passes when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass
 class RunningAgent:
     """``client`` is the hub's way to the agent; ``docker`` is the hub's way to the engine through it."""
