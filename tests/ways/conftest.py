@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from labdock.core.gpus import GpuRules, Way
-from tests.adapters.drivers import Machine, installed
+from labdock.core.injection import cdi_file
+from tests.adapters.drivers import Machine, installed, uuid
 from tests.agent.engines import DOCKER_SOCKET, RealEngine, build_session_image, docker
 from tests.agent.harness import Clock, RunningAgent, running_agent
 from tests.ways.engines import OwnEngine, engine_image, nested_engine, second_engine, sweep
@@ -48,10 +49,23 @@ class Bed:
     clock: Clock
     own: OwnEngine
 
+    @property
+    def spec(self) -> Path:
+        """Where the agent describes its cards to the engine's CDI."""
+        return Path(self.own.cdi_dir, cdi_file(self.agent.rules.instance))
+
     def root_of(self, container: str) -> Path:
         """The root of the running *container*'s files, as this process finds it."""
         pid = self.engine.ask("GET", f"/containers/{container}/json")["State"]["Pid"]
         return self.own.processes / str(pid) / "root"
+
+
+async def session(bed: Bed, name: str, *minors: int) -> str:
+    """The running session of somebody called *name*, with the cards of *minors*."""
+    person = await bed.agent.client.person(f"local:{name}", name)
+    container = await bed.agent.create(person, cards=tuple(map(uuid, minors)))
+    await bed.agent.start(container)
+    return container
 
 
 @pytest.fixture(scope="session")

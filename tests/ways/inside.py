@@ -58,7 +58,7 @@ def look_inside(engine: RealEngine, container: str) -> Found:
     return Found(**json.loads(engine.run(container, "python3", "-c", _PROBE)))
 
 
-def cards(*minors: int, version: str, asked_for: str) -> Found:
+def cards(*minors: int, version: str, asked_for: str = "void") -> Found:
     """What there is to be found with the cards of *minors*, and the driver of *version*."""
     names = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", *(f"nvidia{minor}" for minor in minors))
     return Found(
