@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from labdock.core.compose import PARTS, part_container
 from labdock.core.errors import AccountError, BadRequestError
+from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, GpuRequest
 from labdock.core.people import LAB_GID, Person, check_name
 from labdock.core.session import (
     INSTANCE_PATTERN,
+    OPTIONS,
     SERVER_NAME_PATTERN,
     ImageChoice,
     Limits,
@@ -129,12 +132,122 @@ def test_an_image_that_is_not_offered_is_refused_with_what_is(wanted: object) ->
 
 
 @given(
-    st.dictionaries(st.text(max_size=5).filter(lambda key: key != "image"), st.text(max_size=5), min_size=1)
+    st.dictionaries(
+        st.text(max_size=5).filter(lambda key: key not in OPTIONS), st.text(max_size=5), min_size=1
+    )
 )
 def test_an_unknown_option_is_refused_by_its_name(options: dict[str, str]) -> None:
     with pytest.raises(BadRequestError, match="Unknown option") as refused:
         parse_start_request({**options, "image": "cpu"}, IMAGES)
     assert refused.value.field == min(options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, GpuRequest()),
+        ({"gpus": 0}, GpuRequest()),
+        ({"gpus": "0", "gpu_model": "", "gpu_memory": ""}, GpuRequest()),
+        ({"gpus": 2}, GpuRequest(2)),
+        ({"gpus": "2"}, GpuRequest(2)),
+        ({"gpus": 1, "gpu_model": "NVIDIA H100"}, GpuRequest(1, "NVIDIA H100")),
+        ({"gpus": 1, "gpu_memory": "40G"}, GpuRequest(1, "", 40 * 2**30)),
+        ({"gpus": 1, "gpu_memory": "1.5T"}, GpuRequest(1, "", 3 * 2**39)),
+        ({"gpus": 1, "gpu_memory": 1000}, GpuRequest(1, "", 1000)),
+        ({"gpus": 1, "gpu_memory": "1000"}, GpuRequest(1, "", 1000)),
+    ],
+)
+def test_gpus_are_asked_for_by_number_model_and_memory(options: dict[str, Any], expected: GpuRequest) -> None:
+    assert parse_start_request(options, IMAGES).gpus == expected
+
+
+NO_NUMBER: list[object] = [
+    -1,
+    1e9,
+    1.0,
+    True,
+    False,
+    None,
+    "",
+    "-1",
+    "+1",
+    "1e9",
+    "1.0",
+    " 1",
+    "1\n",
+    "١",
+    "0x1",
+]
+NO_NUMBER += ["1; rm -rf /", "all", [1], ["1", "2"], {"count": 1}, 10**9, 10**5000, "9" * 5000]
+
+
+@pytest.mark.parametrize("value", NO_NUMBER, ids=lambda value: repr(type(value)))
+def test_a_number_of_gpus_that_makes_no_sense_is_refused_by_its_field(value: object) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse_start_request({"gpus": value}, IMAGES)
+    assert refused.value.field == "gpus"
+    assert len(refused.value.message) < 200
+
+
+NO_MEMORY: list[object] = [
+    0,
+    -1,
+    "0",
+    "0G",
+    "-1G",
+    "40g",
+    "40 G",
+    "40GB",
+    "1e9",
+    "G",
+    True,
+    None,
+    1.5,
+    ["40G"],
+    2**60 + 1,
+]
+NO_MEMORY += ["1" * 30, "40G; rm -rf /"]
+
+
+@pytest.mark.parametrize("value", NO_MEMORY, ids=lambda value: repr(type(value)))
+def test_a_memory_that_makes_no_sense_is_refused_by_its_field(value: object) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse_start_request({"gpus": 1, "gpu_memory": value}, IMAGES)
+    assert refused.value.field == "gpu_memory"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"gpus": 1, "gpu_model": ["NVIDIA H100"]}, "gpu_model"),
+        ({"gpus": 1, "gpu_model": None}, "gpu_model"),
+        ({"gpu_model": "NVIDIA H100"}, "gpu_model"),
+        ({"gpus": 0, "gpu_memory": "40G"}, "gpu_memory"),
+    ],
+)
+def test_a_wish_that_contradicts_itself_is_refused_by_its_field(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        parse_start_request(options, IMAGES)
+    assert refused.value.field == field
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(OPTIONS), any_json))
+def test_any_options_are_a_request_or_a_bad_one(options: dict[str, Any]) -> None:
+    try:
+        request = parse_start_request(options, IMAGES)
+    except BadRequestError as error:
+        assert error.field in OPTIONS
+        assert len(error.message) < 500
+        return
+    assert request.gpus.count >= 0
+    assert request.gpus.memory_bytes is None or request.gpus.memory_bytes > 0
 
 
 def test_a_session_runs_as_its_person_in_their_home() -> None:
@@ -174,6 +287,18 @@ def test_the_labels_tell_what_the_container_is() -> None:
         "org.labdock.image": "cpu",
         "org.labdock.server": "gpu",
     }
+
+
+def test_a_lease_is_written_on_the_container_with_the_groups_that_it_counts_for() -> None:
+    labels = spec(cards=("GPU-2", "GPU-0"), groups=("vision", 'a "b", c')).labels
+    assert labels[LABEL_GPUS] == "GPU-2,GPU-0"
+    assert json.loads(labels[LABEL_GROUPS]) == ['a "b", c', "vision"]
+
+
+def test_a_session_without_a_card_has_no_label_of_a_lease_and_still_sees_none() -> None:
+    made = spec(groups=("vision",))
+    assert not {LABEL_GPUS, LABEL_GROUPS} & set(made.labels)
+    assert made.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
 
 
 @pytest.mark.parametrize(

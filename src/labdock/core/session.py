@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from labdock.core.errors import BadRequestError
+from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, NO_GPU, GpuRequest
 from labdock.core.people import LAB_GID, Person, session_home
 
 LABEL_INSTANCE = "org.labdock.instance"
@@ -75,11 +78,16 @@ class ImageChoice:
     default: bool = False
 
 
+OPTIONS = ("image", "gpus", "gpu_model", "gpu_memory")
+"""What can be chosen when a session is started, by the form and by the REST API alike."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartRequest:
     """What a person asked for when starting a session."""
 
     image: str
+    gpus: GpuRequest = NO_GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +128,27 @@ def session_hostname(person: str, server: str = "") -> str:
     return re.sub(r"[^a-z0-9-]", "-", words)[:63].strip("-")
 
 
+_COUNT = re.compile(r"[0-9]{1,4}")
+_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMGT])")
+_BYTES = re.compile(r"[0-9]{1,18}")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
 def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice, ...]) -> StartRequest:
     """The request in *options* (of the start form or the REST API), checked against *images*.
 
+    ``gpus`` is a whole number, as such or in digits, 0 when not given; ``gpu_model`` a model, any when it
+    is empty; ``gpu_memory`` a size ("40G") or whole bytes, any when it is empty. Whether there are such
+    cards is for :func:`labdock.core.allocation.check_request` to say.
+
     Raises:
-        BadRequestError: An unknown key, or an image that is not offered.
+        BadRequestError: An unknown key, an image that is not offered, or a wish that makes no sense.
     """
-    unknown = sorted(set(options) - {"image"})
+    unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        raise BadRequestError(f"Unknown option {unknown[0]!r}.", field=unknown[0], fix="Known: image.")
+        raise BadRequestError(
+            f"Unknown option {unknown[0][:60]!r}.", field=unknown[0][:60], fix=f"Known: {', '.join(OPTIONS)}."
+        )
     offered = [choice.id for choice in images]
     default = next((choice.id for choice in images if choice.default), offered[0])
     wanted = options.get("image", default)
@@ -138,7 +158,59 @@ def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice
             field="image",
             fix=f"Choose one of: {', '.join(offered)}.",
         )
-    return StartRequest(image=wanted)
+    return StartRequest(image=wanted, gpus=_parse_gpus(options))
+
+
+def _parse_gpus(options: Mapping[str, object]) -> GpuRequest:
+    count = _parse_count(options.get("gpus", 0))
+    model = options.get("gpu_model", "")
+    if not isinstance(model, str):
+        raise BadRequestError("The model of a GPU is text.", field="gpu_model")
+    memory_bytes = _parse_memory(options.get("gpu_memory", ""))
+    for name, given in (("gpu_model", model), ("gpu_memory", memory_bytes)):
+        if given and not count:
+            raise BadRequestError(
+                f"{name} is given, and no GPU is asked for.", field=name, fix="Add gpus, or leave it out."
+            )
+    return GpuRequest(count, model, memory_bytes)
+
+
+def _parse_count(value: object) -> int:
+    if isinstance(value, str) and _COUNT.fullmatch(value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10_000:
+        return value
+    raise BadRequestError(
+        f"The number of GPUs is {_shown(value)}.", field="gpus", fix="Give a whole number, 0 for none."
+    )
+
+
+def _parse_memory(value: object) -> int | None:
+    """The bytes in *value*, None when it is empty."""
+    if value == "":
+        return None
+    size = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    memory_bytes = 0
+    if size:
+        memory_bytes = int(Decimal(size[1]) * _UNITS[size[2]])
+    elif isinstance(value, int) and not isinstance(value, bool):
+        memory_bytes = value
+    elif isinstance(value, str) and _BYTES.fullmatch(value):
+        memory_bytes = int(value)
+    if not 0 < memory_bytes <= 2**60:
+        raise BadRequestError(
+            f"The least memory of a GPU is {_shown(value)}.",
+            field="gpu_memory",
+            fix="Give a size such as 40G, or whole bytes.",
+        )
+    return memory_bytes
+
+
+def _shown(value: object) -> str:
+    """*value* of somebody's JSON for a sentence; a number of any length in few digits."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return "a number too large"
+    return repr(value)[:60]
 
 
 def session_spec(
@@ -154,8 +226,13 @@ def session_spec(
     shared: tuple[SharedFolder, ...],
     network: str,
     limits: Limits,
+    cards: tuple[str, ...] = (),
+    groups: tuple[str, ...] = (),
 ) -> SessionSpec:
-    """What *person*'s session *server* is given on this instance."""
+    """What *person*'s session *server* is given on this instance.
+
+    *cards* are the UUIDs of its lease, and *groups* the person's groups, whose limits count it.
+    """
     home = session_home(person.name)
     return SessionSpec(
         name=container_name(instance, person.name, server),
@@ -189,5 +266,6 @@ def session_spec(
             LABEL_IDENTITY: person.identity,
             LABEL_IMAGE: image.id,
             LABEL_SERVER: server,
+            **({LABEL_GPUS: ",".join(cards), LABEL_GROUPS: json.dumps(sorted(groups))} if cards else {}),
         },
     )
