@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import io
 import json
+import os
 import secrets
 import socket
 import tarfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
@@ -24,6 +26,7 @@ from labdock.core.gpus import LABEL_GPUS
 from labdock.core.session import LABEL_INSTANCE, ImageChoice, Limits
 from labdock.core.site import AgentRules
 from tests.agent.builders import agent_rules
+from tests.stack import PREFIX
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 
@@ -336,7 +339,9 @@ class RealEngine:
         self.socket = socket_path
         self.ask = partial(docker, socket_path=socket_path)
         self.image = image
-        self.instance = f"ldtest{secrets.token_hex(3)}"
+        # Named after the process: the next run removes what a killed one left.
+        suffix = "".join(secrets.choice(ascii_lowercase) for _ in range(5))
+        self.instance = f"{PREFIX}{os.getpid()}{suffix}"
         self._makes_network = network is None
         self.network = network or f"{self.instance}-sessions"
         self.bridge = bridge or f"ld-{secrets.token_hex(4)}"

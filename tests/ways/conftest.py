@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,14 @@ from labdock.core.injection import cdi_file
 from tests.adapters.drivers import Machine, installed, uuid
 from tests.agent.engines import DOCKER_SOCKET, RealEngine, build_session_image, docker
 from tests.agent.harness import Clock, RunningAgent, running_agent
-from tests.ways.engines import OwnEngine, engine_image, nested_engine, second_engine, sweep
+from tests.ways.engines import (
+    SESSION_IMAGES,
+    OwnEngine,
+    engine_image,
+    nested_engine,
+    second_engine,
+    sweep,
+)
 
 VERSION = "570.86.15"
 
@@ -69,9 +75,16 @@ async def session(bed: Bed, name: str, *minors: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def greedy_image(small_image: str) -> Iterator[str]:
+def swept(engine_socket: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("engines, homes and devices are made as root")
+    sweep()
+
+
+@pytest.fixture(scope="session")
+def greedy_image(swept: None, small_image: str) -> Iterator[str]:
     """An image for sessions whose own settings ask for every card, as images with CUDA do."""
-    tag = f"labdock-ways-test:{secrets.token_hex(4)}"
+    tag = f"{SESSION_IMAGES}:{os.getpid()}"
     build_session_image(
         small_image, tag, "ENV NVIDIA_VISIBLE_DEVICES=all", "ENV NVIDIA_DRIVER_CAPABILITIES=all"
     )
@@ -86,19 +99,12 @@ def carried_image(greedy_image: str) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def swept() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("engines, homes and devices are made as root")
-    sweep()
-
-
-@pytest.fixture(scope="session")
-def machines(swept: None) -> OwnEngine:
+def machines() -> OwnEngine:
     return OwnEngine(DOCKER_SOCKET)
 
 
 @pytest.fixture(scope="session")
-def second(swept: None, carried_image: bytes) -> Iterator[OwnEngine]:
+def second(carried_image: bytes) -> Iterator[OwnEngine]:
     with second_engine() as engine:
         docker("POST", "/images/load", raw=carried_image, socket_path=engine.socket)
         yield engine
@@ -106,7 +112,7 @@ def second(swept: None, carried_image: bytes) -> Iterator[OwnEngine]:
 
 @pytest.fixture(scope="session")
 def nested(
-    swept: None, small_image: str, carried_image: bytes, tmp_path_factory: pytest.TempPathFactory
+    small_image: str, carried_image: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OwnEngine]:
     with nested_engine(engine_image(small_image), tmp_path_factory.getbasetemp()) as engine:
         docker("POST", "/images/load", raw=carried_image, socket_path=engine.socket)

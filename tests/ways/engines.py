@@ -33,6 +33,9 @@ RUNTIME = Path(__file__).parent / "nvidia_runtime.py"
 LABEL = "org.labdock.test-engine"
 """On containers that hold an engine: the name of its folder."""
 
+SESSION_IMAGES = "labdock/test-session"
+"""The name of images that sessions run in; the tag is the number of the process whose they are."""
+
 ENGINE_DOCKERFILE = b"""\
 ARG BASE
 FROM ${BASE}
@@ -79,11 +82,16 @@ def own_folder() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """End and remove the engines of test runs that were killed."""
+    """End and remove the engines of test runs that were killed, and their images for sessions."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         owner = re.fullmatch(rf"{PREFIX}(\d+)-\w+", folder.name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
             clear(folder)
+    filters = quote(json.dumps({"reference": [SESSION_IMAGES]}))
+    for image in docker("GET", f"/images/json?filters={filters}"):
+        for tag in image["RepoTags"]:
+            if not Path("/proc", tag.rpartition(":")[2]).exists():
+                docker("DELETE", f"/images/{tag}?force=1")
 
 
 def clear(folder: Path) -> None:
@@ -216,11 +224,18 @@ address = "{folder}/containerd.sock"
         try:
             if not _answers(folder, lambda: running.poll() is not None):
                 pytest.fail(f"the second engine did not start: {_last_line(log.read_bytes())}")
-            first = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().strip()
+            (first,) = _children(running.pid)
             yield OwnEngine(_socket(folder), Path(f"/proc/{first}/root/proc"), driver=driver)
         finally:
-            running.kill()
+            # The first of its namespace takes all others with it, before its parent sees it end.
+            for pid in _children(running.pid) or [running.pid]:
+                os.kill(pid, signal.SIGKILL)
             running.wait()
+
+
+def _children(pid: int) -> list[int]:
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in file.read_text().split()]
 
 
 def _configured(folder: Path, settings: dict[str, Any]) -> str:
