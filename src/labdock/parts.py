@@ -59,7 +59,8 @@ def run_hub() -> None:
     # The service user has no entry in passwd; libraries that ask for a name or a home get one.
     os.environ |= {"HOME": "/tmp", "LOGNAME": "labdock"}  # noqa: S108  private to the container
     os.chdir(STATE)
-    _become("jupyterhub", "--config", str(Path(__file__).parent / "hub/jupyterhub_config.py"))
+    config = str(Path(__file__).parent / "hub/jupyterhub_config.py")
+    _become("python", "-m", "labdock.hub.app", "--config", config)
 
 
 def run_edge() -> None:

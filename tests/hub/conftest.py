@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -9,7 +10,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,19 +17,20 @@ import aiohttp
 import pytest_asyncio
 from aiohttp import web as aioweb
 from argon2 import PasswordHasher
-from jupyterhub.app import JupyterHub
 from jupyterhub.proxy import Proxy
-from jupyterhub.spawner import Spawner
 from jupyterhub.utils import random_port
-from traitlets import Any as AnyTrait
 from traitlets.config import Config
 
-from labdock.core.errors import BadRequestError, StartError
-from labdock.core.session import ImageChoice, Limits, parse_start_request
+from labdock.core.errors import EngineError, StartError
+from labdock.core.gpus import GpuReport, GpuRules, Inventory, Lease, Trouble, Way
+from labdock.core.session import ImageChoice, Limits
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.app import LabdockHub
+from labdock.hub.cards import Cards
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
+from labdock.hub.spawner import LabdockSpawner, StartProgress
 
 PUBLIC_URL = "http://lab.example:8000"
 GOOD = "correct horse battery"
@@ -54,6 +55,7 @@ SETTINGS = HubSettings(
     network="test",
     hub_ip="127.0.0.1",
     proxy_ip="127.0.0.1",
+    gpus=GpuRules(per_session=2),
 )
 
 
@@ -77,41 +79,22 @@ class NoProxy(Proxy):  # type: ignore[misc]  # JupyterHub has no type informatio
         return dict(self.routes)
 
 
-class TinySpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
-    """A session that is a web server in this process; the image "broken" fails to start."""
+class TinySpawner(LabdockSpawner):
+    """A session that is a web server in this process; the image "broken" fails to start.
 
-    settings = AnyTrait(SETTINGS)
+    What it holds of GPUs is in the fake agent's report while it runs.
+    """
+
+    settings = SETTINGS
+    fake_agent: FakeAgent
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.start_progress = SimpleNamespace(failure=None)
         self.runner: aioweb.AppRunner | None = None
+        self.lease: Lease | None = None
 
-    def get_state(self) -> dict[str, Any]:
-        failure = self.start_progress.failure
-        kept = {"failure": [failure.message, failure.fix, list(failure.details)]} if failure else {}
-        return {**super().get_state(), **kept}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        if "failure" in state:
-            message, fix, details = state["failure"]
-            self.start_progress.failure = StartError(message, fix=fix, details=tuple(details))
-
-    def _options_form_default(self) -> Any:
-        return pages.options_form
-
-    def options_from_form(self, form_data: dict[str, list[str]]) -> dict[str, Any]:
-        return pages.options_from_form(form_data)
-
-    async def apply_user_options(self, spawner: Spawner, user_options: dict[str, Any]) -> None:
-        try:
-            parse_start_request(user_options, self.settings.images)
-        except BadRequestError as error:
-            raise pages.not_started(error, status_code=400) from error
-
-    async def start(self) -> tuple[str, int]:
-        self.start_progress.failure = None
+    async def start(self) -> str:
+        self.start_progress = StartProgress()
         if self.user_options.get("image") == "broken":
             self.start_progress.failure = StartError(
                 "The container ended at once.",
@@ -119,6 +102,11 @@ class TinySpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type info
                 details=("line 1", "<i>line 2</i>"),
             )
             raise pages.not_started(self.start_progress.failure)
+        if self.hold is not None:
+            self.lease = self.hold.lease
+            self.container = self.lease.container
+            self.fake_agent.leases.append(self.lease)
+            self.let_go()
 
         async def answer(request: aioweb.Request) -> aioweb.Response:
             return aioweb.Response(text="session")
@@ -129,7 +117,7 @@ class TinySpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type info
         await self.runner.setup()
         port = int(random_port())
         await aioweb.TCPSite(self.runner, "127.0.0.1", port).start()
-        return "127.0.0.1", port
+        return f"http://127.0.0.1:{port}"
 
     async def poll(self) -> int | None:
         return None if self.runner else 0
@@ -138,9 +126,12 @@ class TinySpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type info
         if self.runner:
             await self.runner.cleanup()
             self.runner = None
+        if self.lease is not None:
+            self.fake_agent.leases.remove(self.lease)
+            self.lease = None
 
 
-class OneHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type information
+class OneHub(LabdockHub):
     """JupyterHub that reads no file and leaves the test's signals alone."""
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
@@ -152,9 +143,23 @@ class OneHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type inform
 
 @dataclass
 class FakeAgent:
-    """The agent's part in removing people."""
+    """The agent's part in removing people, and in telling of GPUs: none, until a test says otherwise."""
 
     removed: list[tuple[str, bool]] = field(default_factory=list)
+    inventory: Inventory = field(default_factory=Inventory)
+    leases: list[Lease] = field(default_factory=list)
+    trouble: Trouble | None = None
+    away: bool = False
+    asked: int = 0
+
+    async def gpus(self) -> GpuReport:
+        self.asked += 1
+        if self.away:
+            raise EngineError("The agent does not answer.")
+        # What is read is as old as the question when the answer comes.
+        leases = tuple(self.leases)
+        await asyncio.sleep(0.005)
+        return GpuReport(self.inventory, leases, Way.DEVICES, self.trouble)
 
     async def remove_person(self, identity: str, *, delete_home: bool) -> str:
         self.removed.append((identity, delete_home))
@@ -286,6 +291,18 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
         steady=lambda: time.monotonic() + running.later_s,
     )
     agent = FakeAgent()
+    cards = Cards(agent, SETTINGS.instance, SETTINGS.gpus)
+
+    async def identity_of(name: str) -> str:
+        account = await sign_in.find(name)
+        assert account is not None
+        return account.identity
+
+    spawner = type(
+        "TinySpawner",
+        (TinySpawner,),
+        {"fake_agent": agent, "cards": cards, "identity_of": staticmethod(identity_of)},
+    )
     port = int(random_port())
     token = secrets.token_hex(16)
     c = Config()
@@ -298,13 +315,15 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     # Where the tests ask from: their browsers' made-up addresses count.
     c.JupyterHub.trusted_downstream_ips = ["127.0.0.1"]
     c.JupyterHub.proxy_class = NoProxy
-    c.JupyterHub.spawner_class = TinySpawner
+    c.JupyterHub.spawner_class = spawner
+    c.JupyterHub.concurrent_spawn_limit = 0
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2}
     c.JupyterHub.allow_named_servers = True
     c.JupyterHub.authenticator_class = LocalAuthenticator
     c.LocalAuthenticator.sign_in = sign_in
     c.JupyterHub.template_paths = pages.template_paths()
-    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, store)
-    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, sign_in, agent)
+    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, store, cards)
+    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, sign_in, agent, cards)
     c.JupyterHub.services = [{"name": "labdock", "api_token": token}]
     c.JupyterHub.load_roles = [
         {"name": "labdock", "services": ["labdock"], "scopes": ["admin:users", "admin:servers", "tokens"]}

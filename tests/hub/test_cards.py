@@ -101,6 +101,17 @@ async def test_nobody_is_answered_by_a_reading_that_began_before_they_asked() ->
     assert machine.readings == 2
 
 
+async def test_all_who_come_during_a_reading_share_the_one_after_it() -> None:
+    machine = Machine(inventory(80, 80), before=10, after=10)
+    cards = machine.cards()
+    asking = []
+    for one in people(10):
+        asking.append(asyncio.create_task(ask(cards, one)))
+        await turns(1)
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert machine.readings == 2
+
+
 async def test_a_container_made_while_a_reading_is_under_way_still_counts_in_it() -> None:
     machine = Machine(inventory(80), after=6)
     cards = machine.cards()

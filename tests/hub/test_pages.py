@@ -16,7 +16,8 @@ from jupyterhub import orm, roles
 from labdock.core.errors import EngineError, StartError
 from labdock.core.session import Limits
 from labdock.hub import pages
-from tests.hub.conftest import BETTER, GOOD, PUBLIC_URL, SETTINGS, Browser, Hub
+from labdock.hub.cards import Cards
+from tests.hub.conftest import BETTER, GOOD, PUBLIC_URL, SETTINGS, Browser, FakeAgent, Hub
 
 on_a_hub = pytest.mark.asyncio(loop_scope="module")
 
@@ -589,7 +590,7 @@ async def test_a_failed_start_tells_its_cause_at_once_and_on_the_start_page(hub:
 
 
 @on_a_hub
-@pytest.mark.parametrize("fields", [{"image": "nope"}, {"image": "<script>"}, {"image": "cpu", "gpus": "8"}])
+@pytest.mark.parametrize("fields", [{"image": "nope"}, {"image": "<script>"}, {"image": "cpu", "cpus": "8"}])
 async def test_a_start_form_that_makes_no_sense_is_refused_with_a_sentence(
     hub: Hub, fields: dict[str, str]
 ) -> None:
@@ -671,9 +672,12 @@ def test_any_form_becomes_options_that_can_be_stored(form: dict[str, list[str]])
 @given(st.one_of(st.none(), NAMES, st.lists(NAMES), st.integers()))
 def test_the_start_form_always_has_one_image_chosen(last: object) -> None:
     spawner = SimpleNamespace(
-        settings=SETTINGS, user_options={"image": last}, start_progress=SimpleNamespace(failure=None)
+        settings=SETTINGS,
+        cards=Cards(FakeAgent(), "test", SETTINGS.gpus),
+        user_options={"image": last},
+        start_progress=SimpleNamespace(failure=None),
     )
-    assert pages.options_form(spawner).count("checked") == 1
+    assert asyncio.run(pages.options_form(spawner)).count("checked") == 1
 
 
 @pytest.mark.parametrize(

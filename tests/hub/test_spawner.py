@@ -18,10 +18,12 @@ from jupyterhub.spawner import SpawnException
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.core.errors import AccountError, EngineError, HostError
+from labdock.core.gpus import GpuReport, GpuRules, Inventory, Lease, Way
 from labdock.core.people import Person
 from labdock.core.session import SESSION_PORT, ImageChoice, Limits
 from labdock.core.site import HubSettings
 from labdock.hub import spawner as spawner_module
+from labdock.hub.cards import Cards
 from labdock.hub.gate import Gate
 from labdock.hub.spawner import AWAY, LabdockSpawner, spawner_class
 from tests.hub.conftest import SETTINGS
@@ -44,6 +46,8 @@ class FakeAgent:
     """Knows everybody who is asked for, and the last words it is told to know."""
 
     def __init__(self) -> None:
+        self.inventory = Inventory()
+        self.leases: list[Lease] = []
         self.refuses: Exception | None = None
         self.last_words: dict[str, Ended] = {}
         self.knows_after = 0
@@ -52,6 +56,9 @@ class FakeAgent:
         if self.refuses:
             raise self.refuses
         return Person(identity, name, 200_001, f"{name}-200001")
+
+    async def gpus(self) -> GpuReport:
+        return GpuReport(self.inventory, tuple(self.leases), Way.DEVICES)
 
     async def ended(self, container: str) -> Ended | None:
         self.knows_after -= 1
@@ -157,16 +164,17 @@ class Bed:
         self.engine = engine
         self.jupyter = jupyter
         self.unknown: set[str] = set()
+        self.cards = Cards(agent, "test", GpuRules(per_session=2))
 
     async def identity_of(self, name: str) -> str:
         if name in self.unknown:
             raise AccountError(f"There is no account {name}.")
         return f"local:{name}"
 
-    def spawner(self, name: str = "ada", settings: HubSettings = SPEC_SETTINGS, **options: str) -> Any:
+    def spawner(self, name: str = "ada", settings: HubSettings = SPEC_SETTINGS, **options: object) -> Any:
         """*name*'s spawner as JupyterHub makes it, with *options* chosen."""
         agent, engine = cast(AgentClient, self.agent), cast(Engine, self.engine)
-        given = spawner_class(settings, agent, engine, self.identity_of, Gate(4, hold_s=60))
+        given = spawner_class(settings, agent, engine, self.identity_of, Gate(4, hold_s=60), self.cards)
 
         class UnderTest(given):  # type: ignore[valid-type,misc]  # made while running, as JupyterHub wants it
             server = SimpleNamespace(base_url=f"/user/{name}/")
@@ -174,7 +182,7 @@ class Bed:
             def get_env(self) -> dict[str, str]:
                 return {"JUPYTERHUB_API_TOKEN": "s3cret"}
 
-        user = SimpleNamespace(name=name, admin=False)
+        user = SimpleNamespace(name=name, admin=False, groups=[SimpleNamespace(name="staff")])
         return UnderTest(user=user, user_options=options, start_timeout=30)
 
 
@@ -307,14 +315,14 @@ async def test_an_image_that_is_not_on_the_machine_is_told_and_nothing_is_made(b
 async def test_a_choice_that_makes_no_sense_is_a_bad_request(bed: Bed, options: dict[str, Any]) -> None:
     spawner = bed.spawner()
     with pytest.raises(SpawnException) as refused:
-        await spawner.apply_user_options(spawner, options)
+        await spawner.choose(options)
     assert refused.value.status_code == 400
     assert bed.engine.calls == []
 
 
 async def test_a_choice_that_makes_sense_is_taken(bed: Bed) -> None:
     spawner = bed.spawner()
-    await spawner.apply_user_options(spawner, {"image": "gone"})
+    await spawner.choose({"image": "gone"})
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
+from tornado import web
 
 from labdock.core.accounts import UnknownPersonError
 from labdock.core.errors import AccountError, BadRequestError, LabdockError
 from labdock.core.people import check_name
+from labdock.hub.cards import Cards
 from labdock.hub.people import MadeLink, People, PeopleMixin, administrators_only, iso_time
 
 
-def api_handlers(people: People) -> list[tuple[Any, ...]]:
+def api_handlers(people: People, cards: Cards) -> list[tuple[Any, ...]]:
     """The API's handlers, their paths below ``/hub``."""
     given = {"people": people}
     return [
@@ -23,6 +25,7 @@ def api_handlers(people: People) -> list[tuple[Any, ...]]:
         (r"/api/labdock/users/([^/]+)", UserAPIHandler, given),
         (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
         (r"/api/labdock/first-link", FirstLinkAPIHandler, given),
+        (r"/api/labdock/gpus", GpusAPIHandler, {"cards": cards}),
     ]
 
 
@@ -46,12 +49,16 @@ def _answers(method: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[
     return answered
 
 
-class _LabdockAPI(PeopleMixin, APIHandler):  # type: ignore[misc]  # JupyterHub has no type information
+class _API(APIHandler):  # type: ignore[misc]  # JupyterHub has no type information
     """One of our API's handlers: ``/hub/api/labdock/…``."""
 
     def answer(self, body: Any, status: int = 200) -> None:
         self.set_status(status)
         self.finish(json.dumps(body))
+
+
+class _PeopleAPI(PeopleMixin, _API):
+    """One of those that are about people."""
 
     def answer_link(self, made: MadeLink) -> None:
         body = {"name": made.name, "link": made.url, "expires_at": iso_time(made.expires_at)}
@@ -76,7 +83,7 @@ class _LabdockAPI(PeopleMixin, APIHandler):  # type: ignore[misc]  # JupyterHub 
         return body
 
 
-class UsersAPIHandler(_LabdockAPI):
+class UsersAPIHandler(_PeopleAPI):
     """``GET /api/labdock/users`` tells everybody; ``POST`` with ``{name, admin}`` invites."""
 
     @administrators_only
@@ -100,7 +107,7 @@ class UsersAPIHandler(_LabdockAPI):
         self.answer_link(await self.people.invite(name, admin=admin))
 
 
-class UserAPIHandler(_LabdockAPI):
+class UserAPIHandler(_PeopleAPI):
     """``DELETE /api/labdock/users/<name>?home=keep|delete`` removes somebody."""
 
     @administrators_only
@@ -115,7 +122,7 @@ class UserAPIHandler(_LabdockAPI):
         self.answer({"name": name, "home": kept})
 
 
-class ResetAPIHandler(_LabdockAPI):
+class ResetAPIHandler(_PeopleAPI):
     """``POST /api/labdock/users/<name>/reset`` makes a link that sets a new password."""
 
     @administrators_only
@@ -127,7 +134,7 @@ class ResetAPIHandler(_LabdockAPI):
         self.answer_link(await self.people.reset(name))
 
 
-class FirstLinkAPIHandler(_LabdockAPI):
+class FirstLinkAPIHandler(_PeopleAPI):
     """``POST /api/labdock/first-link`` makes the link that signs the first administrator in."""
 
     @administrators_only
@@ -136,3 +143,40 @@ class FirstLinkAPIHandler(_LabdockAPI):
         self.read_body()
         self.check_may_touch(admin=True)
         self.answer_link(await self.people.first_link())
+
+
+class GpusAPIHandler(_API):
+    """``GET /api/labdock/gpus`` tells everybody who is signed in what there is, and who holds it."""
+
+    def initialize(self, cards: Cards) -> None:
+        self._cards = cards
+
+    @web.authenticated
+    @_answers
+    async def get(self) -> None:
+        report = await self._cards.look()
+        inventory = report.inventory
+        self.answer(
+            {
+                "simulated": inventory.simulated,
+                "driver": inventory.driver and inventory.driver.version,
+                "trouble": report.trouble and report.trouble.message,
+                "cards": [
+                    {
+                        "uuid": card.uuid,
+                        "index": card.index,
+                        "model": card.label,
+                        "memory_bytes": card.memory_bytes,
+                        "fault": card.fault,
+                        "seats": self._cards.rules.share_of(card).seats,
+                        "held_by": [lease.person for lease in report.leases if card.uuid in lease.cards],
+                    }
+                    for card in inventory.cards
+                ],
+                "mine": [
+                    {"cards": lease.cards, "restart_needed": report.outdated(lease)}
+                    for lease in report.leases
+                    if lease.instance == self._cards.instance and lease.person == self.current_user.name
+                ],
+            }
+        )

@@ -19,6 +19,7 @@ from labdock.core.session import SESSION_PORT
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.cards import Cards
 from labdock.hub.ends import follow_ends
 from labdock.hub.gate import Gate
 from labdock.hub.orphans import keep_removing_orphans
@@ -42,6 +43,7 @@ agent = AgentClient(AGENT_SOCKET)
 engine = Engine(AGENT_SOCKET)
 store = AccountStore(database)
 sign_in = SignIn(store, admins=settings.admins)
+cards = Cards(agent, settings.instance, settings.gpus)
 
 
 async def identity_of(name: str) -> str:
@@ -135,7 +137,10 @@ c.JupyterHub.spawner_class = spawner_class(
     identity_of,
     # One more than there are processors: while one waits for the engine, another can use its processor.
     Gate((os.cpu_count() or 1) + 1, hold_s=2.0),
+    cards,
 )
+# The gate lets starts through; whoever comes when many have come waits, and is not sent away.
+c.JupyterHub.concurrent_spawn_limit = 0
 c.Spawner.ip = "0.0.0.0"  # noqa: S104  inside the session's own network
 c.Spawner.port = SESSION_PORT
 c.Spawner.start_timeout = 120
@@ -149,9 +154,9 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2, "slow_stop_timeout":
 c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]
 c.JupyterHub.authenticator_class = LocalAuthenticator
 c.LocalAuthenticator.sign_in = sign_in
-c.JupyterHub.extra_handlers = pages.extra_handlers(settings, sign_in, agent)
+c.JupyterHub.extra_handlers = pages.extra_handlers(settings, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
-c.JupyterHub.template_vars = pages.template_vars(settings, store)
+c.JupyterHub.template_vars = pages.template_vars(settings, store, cards)
 
 # The command line on the host.
 c.JupyterHub.services = [{"name": "labdock-cli", "api_token": secret("api_token")}]

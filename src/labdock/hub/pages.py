@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,11 +18,14 @@ from jupyterhub.spawner import SpawnException
 from tornado import web
 
 from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
-from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError
+from labdock.core.allocation import Held, Offer, offers
+from labdock.core.errors import AccountError, BadRequestError, EngineError, HubError, LabdockError
+from labdock.core.gpus import GpuReport, Lease
 from labdock.core.session import Limits
 from labdock.core.site import HubSettings
 from labdock.hub.accounts import AccountStore
 from labdock.hub.api import api_handlers
+from labdock.hub.cards import Cards
 from labdock.hub.people import (
     Agent,
     MadeLink,
@@ -39,7 +45,9 @@ UNAVAILABLE_PAGE = STATIC / "errors/503.html"
 _parts = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True)
 
 
-def extra_handlers(settings: HubSettings, sign_in: SignIn, agent: Agent) -> list[tuple[Any, ...]]:
+def extra_handlers(
+    settings: HubSettings, sign_in: SignIn, agent: Agent, cards: Cards
+) -> list[tuple[Any, ...]]:
     """What ``JupyterHub.extra_handlers`` is set to."""
     people = People(settings, sign_in, agent)
     return [
@@ -48,7 +56,7 @@ def extra_handlers(settings: HubSettings, sign_in: SignIn, agent: Agent) -> list
         (r"/people", PeopleHandler, {"people": people}),
         (r"/people/([^/]+)/(reset|remove|stop)", PersonHandler, {"people": people}),
         (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
-        *api_handlers(people),
+        *api_handlers(people, cards),
     ]
 
 
@@ -57,22 +65,158 @@ def template_paths() -> list[str]:
     return [str(HERE / "templates")]
 
 
-def template_vars(settings: HubSettings, store: AccountStore) -> dict[str, Any]:
-    """What ``JupyterHub.template_vars`` is set to."""
+def template_vars(settings: HubSettings, store: AccountStore, cards: Cards) -> dict[str, Any]:
+    """What ``JupyterHub.template_vars`` is set to; the templates await what is asynchronous."""
 
     def needs_password(user: Any) -> bool:
         account = store.find(user.name) if user else None
         return account is not None and not account.has_password
 
-    return {"site_name": settings.site_name, "contact": settings.contact, "needs_password": needs_password}
+    async def gpus_of(container: str) -> HeldGpus | None:
+        try:
+            return held_gpus(await cards.look(), container)
+        except EngineError:
+            # The page is about more than GPUs.
+            return None
+
+    return {
+        "site_name": settings.site_name,
+        "contact": settings.contact,
+        "needs_password": needs_password,
+        # JupyterHub calls what it is given with the person whose page it is.
+        "gpus_of": lambda user: gpus_of,
+    }
 
 
-def options_form(spawner: Any) -> str:
-    """The start page's fields as HTML: how the last start failed, then the images to choose from.
+@dataclass(frozen=True, slots=True)
+class HeldGpus:
+    """What a session holds, in words; *outdated* when the driver was updated since it started."""
 
-    Reads of *spawner* its ``settings``, ``user_options`` (the last choice) and ``start_progress.failure``.
+    words: str
+    outdated: bool
+
+
+def held_gpus(report: GpuReport, container: str) -> HeldGpus | None:
+    """What the session in *container* holds; None without a card."""
+    for lease in report.leases:
+        if lease.container == container:
+            return HeldGpus(_cards_in_words(report, lease), report.outdated(lease))
+    return None
+
+
+def _cards_in_words(report: GpuReport, lease: Lease) -> str:
+    """The cards of *lease* by their models: "2 × NVIDIA H100, 80 GiB"."""
+    cards = [report.inventory.find(uuid) for uuid in lease.cards]
+    kinds = Counter(
+        _kind(card.label, card.memory_bytes) if card is not None else "GPU that is not there any more"
+        for card in cards
+    )
+    return ", ".join(f"{number} × {kind}" for kind, number in kinds.items())
+
+
+def _kind(label: str, memory_bytes: int | None) -> str:
+    return label if memory_bytes is None else f"{label}, {memory_bytes / 2**30:.0f} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuChoice:
+    """One kind of card on the start form: what the form sends, the words, and whether it can be had now."""
+
+    value: str
+    label: str
+    free: str
+    can_be_had: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GpuForm:
+    """The start form's part for GPUs; *trouble* is why none can be chosen at all, in one line."""
+
+    choices: tuple[GpuChoice, ...] = ()
+    chosen: str = ""
+    most: int = 1
+    number: int = 1
+    memories: tuple[tuple[int, str], ...] = ()
+    holders: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+ANY_GPU = "any"
+
+
+def gpu_form(report: GpuReport, settings: HubSettings, options: Mapping[str, Any]) -> GpuForm | None:
+    """What can be chosen now, with the choice of the last start's *options*; None without any GPU."""
+    if report.trouble is not None:
+        return GpuForm(trouble=f"No GPU can be chosen: {report.trouble.message}")
+    rules = settings.gpus
+    found = offers(report.inventory, Held.of(report.leases), rules)
+    if not found:
+        return None
+    choices = [
+        GpuChoice(offer.label, _kind(offer.label, offer.memory_bytes), _free(offer), offer.free != 0)
+        for offer in found
+        if offer.total
+    ]
+    if len(choices) > 1:
+        anything = any(choice.can_be_had for choice in choices)
+        choices.insert(0, GpuChoice(ANY_GPU, "Any GPU", "the smallest that will do", anything))
+    bounded = any(offer.free is not None for offer in found)
+    sizes = sorted({offer.memory_bytes for offer in found if offer.memory_bytes and offer.total})
+    return GpuForm(
+        choices=tuple(choices),
+        chosen=_chosen(choices, options),
+        most=rules.per_session if bounded else 1,
+        number=_whole(options.get("gpus"), rules.per_session),
+        memories=tuple((size, f"{size / 2**30:.0f} GiB") for size in sizes[1:]),
+        holders=tuple(_holder_in_words(report, lease) for lease in report.leases),
+        notes=tuple(
+            f"GPU {card.index} is not given out: {card.fault}"
+            for card in report.inventory.cards
+            if card.fault
+        ),
+    )
+
+
+def _free(offer: Offer) -> str:
+    if offer.free is None:
+        return f"all {offer.total}, shared with everybody" if offer.total > 1 else "shared with everybody"
+    what = " seats" if (offer.share.seats or 1) > 1 else ""
+    return f"{offer.free} of {offer.total}{what} free"
+
+
+def _chosen(choices: list[GpuChoice], options: Mapping[str, Any]) -> str:
+    """The last choice; the first time the first card that is free, if one is."""
+    if "gpus" in options or "image" in options:
+        wanted = str(options.get("gpu_model") or ANY_GPU) if _whole(options.get("gpus"), 1, least=0) else ""
+        known = {choice.value.casefold(): choice.value for choice in choices}
+        return known.get(wanted.casefold(), choices[0].value if wanted and choices else "")
+    return next((choice.value for choice in choices if choice.can_be_had), "")
+
+
+def _whole(value: object, most: int, *, least: int = 1) -> int:
+    """*value* of the last start as a whole number from *least* to *most*; what is none is the least."""
+    number = int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else least
+    return min(max(number, least), most)
+
+
+def _holder_in_words(report: GpuReport, lease: Lease) -> str:
+    since = datetime.fromtimestamp(lease.since_s, UTC)
+    who = lease.person or "somebody, in a container started by hand"
+    return f"{who}: {_cards_in_words(report, lease)}, since {since:%Y-%m-%d %H:%M} UTC"
+
+
+async def options_form(spawner: Any) -> str:
+    """The start page's fields as HTML: how the last start failed, then the images and GPUs to choose from.
+
+    Reads of *spawner* its ``settings``, ``cards``, ``user_options`` (the last choice) and
+    ``start_progress.failure``.
     """
     settings: HubSettings = spawner.settings
+    try:
+        gpus = gpu_form(await spawner.cards.look(), settings, spawner.user_options)
+    except EngineError:
+        gpus = GpuForm(trouble="Nothing is known of the GPUs now: the part that asks them does not answer.")
     offered = [image.id for image in settings.images]
     chosen = spawner.user_options.get("image")
     if chosen not in offered:
@@ -81,15 +225,30 @@ def options_form(spawner: Any) -> str:
         images=settings.images,
         chosen=chosen,
         limits=limits_in_words(settings.limits),
+        gpus=gpus,
         failure=spawner.start_progress.failure,
     )
 
 
 def options_from_form(form: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The options of a session from the start form's fields, each a list of values; not checked yet."""
-    return {
+    """The options of a session from the start form's fields, each a list of values; not checked yet.
+
+    The field ``gpu`` is the form's own: none (empty), any, or a model; without it the fields are taken as
+    they are, as the REST API has them.
+    """
+    options: dict[str, Any] = {
         key: values[0] if len(values) == 1 else list(values) for key, values in form.items() if key != "_xsrf"
     }
+    if "gpu" not in options and "without_gpu" not in options:
+        return options
+    kind = "" if options.pop("without_gpu", None) else options.get("gpu")
+    options.pop("gpu", None)
+    if not kind:
+        return {key: value for key, value in options.items() if not key.startswith("gpu")} | {"gpus": 0}
+    wish = {"gpus": 1, **options}
+    if kind != ANY_GPU:
+        return {key: value for key, value in wish.items() if key != "gpu_memory"} | {"gpu_model": kind}
+    return {key: value for key, value in wish.items() if key != "gpu_memory" or value}
 
 
 def not_started(error: LabdockError, *, status_code: int = 503) -> SpawnException:

@@ -16,10 +16,20 @@ from jupyterhub.spawner import Spawner
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.adapters.engine_body import container_body
-from labdock.core.errors import BadRequestError, EngineError, LabdockError, StartError
-from labdock.core.session import SESSION_PORT, ImageChoice, SessionSpec, parse_start_request, session_spec
+from labdock.core.errors import BadRequestError, EngineError, LabdockError, RefusedError, StartError
+from labdock.core.gpus import GpuRequest, Holder
+from labdock.core.people import Person
+from labdock.core.session import (
+    SESSION_PORT,
+    ImageChoice,
+    SessionSpec,
+    container_name,
+    parse_start_request,
+    session_spec,
+)
 from labdock.core.site import HubSettings
 from labdock.hub import pages
+from labdock.hub.cards import Cards, Hold
 from labdock.hub.gate import Gate
 
 IdentityOf = Callable[[str], Awaitable[str]]
@@ -61,12 +71,15 @@ STEPS = (
     Step("jupyter", "Wait for Jupyter to answer"),
 )
 
+GPU_STEP = Step("gpu", "Choose a GPU")
+"""Before the others, when one was asked for."""
+
 
 class StartProgress:
-    """The steps of one start, and everybody who watches them."""
+    """The steps of one start, *with_gpu* or without, and everybody who watches them."""
 
-    def __init__(self) -> None:
-        self.steps: tuple[Step, ...] = STEPS
+    def __init__(self, *, with_gpu: bool = False) -> None:
+        self.steps: tuple[Step, ...] = (GPU_STEP, *STEPS) if with_gpu else STEPS
         self.failure: LabdockError | None = None
         self._changed = asyncio.Event()
         self._begun = time.monotonic()
@@ -127,7 +140,8 @@ class StartProgress:
 class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
     """One person's session in a container of its own.
 
-    ``settings``, ``agent``, ``engine``, ``identity_of`` and ``gate`` come from :func:`spawner_class`.
+    ``settings``, ``agent``, ``engine``, ``identity_of``, ``gate`` and ``cards`` come from
+    :func:`spawner_class`. ``hold`` is what was chosen for a start that has not made its container yet.
     """
 
     settings: HubSettings
@@ -135,11 +149,13 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     engine: Engine
     identity_of: IdentityOf
     gate: Gate
+    cards: Cards
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.start_progress = StartProgress()
         self.container = ""
+        self.hold: Hold | None = None
 
     # What JupyterHub keeps across a restart of the hub.
 
@@ -166,20 +182,50 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
 
     # The start form and the REST API.
 
-    def _options_form_default(self) -> Callable[[Spawner], str]:
+    def _options_form_default(self) -> Callable[[Spawner], Awaitable[str]]:
         return pages.options_form
 
     def options_from_form(self, formdata: dict[str, list[str]]) -> dict[str, Any]:
         return pages.options_from_form(formdata)
 
     async def apply_user_options(self, spawner: Spawner, user_options: dict[str, Any]) -> None:
-        """Refuse options that make no sense, from the form and the REST API alike."""
+        """Nothing is left to do: ``choose`` has checked them. Without it, JupyterHub warns at each start."""
+
+    async def choose(self, options: dict[str, Any] | None) -> None:
+        """Check *options* (None: those of the last start), and hold the cards they ask for.
+
+        Called before JupyterHub does anything for a start, so that a refusal costs little and leaves nothing.
+
+        Raises:
+            SpawnException: 400 for options that make no sense, 503 when no card can be given.
+        """
+        self.let_go()
+        options = self.orm_spawner.user_options or {} if options is None else options
         try:
-            parse_start_request(user_options, self.settings.images)
+            request = parse_start_request(options, self.settings.images)
+            if request.gpus.count:
+                await self._hold(request.gpus)
         except BadRequestError as error:
-            # Kept, they would be refused again at every later start that names none.
-            spawner.user_options = {}
             raise pages.not_started(error, status_code=400) from error
+        except LabdockError as error:
+            self.log.info("%s's session was not started: %s", self.user.name, error)
+            raise pages.not_started(AWAY if isinstance(error, EngineError) else error) from error
+
+    async def _hold(self, gpus: GpuRequest) -> None:
+        identity = await self.identity_of(self.user.name)
+        groups = tuple(sorted(group.name for group in self.user.groups))
+        holder = Holder(self.settings.instance, identity, self.user.name, groups)
+        name = container_name(self.settings.instance, self.user.name, self.name)
+        hold = await self.cards.hold(gpus, holder, name)
+        # Somebody who presses twice has chosen twice by now.
+        self.let_go()
+        self.hold = hold
+
+    def let_go(self) -> None:
+        """End the hold, if there is one: its container is there, or will not be."""
+        if self.hold is not None:
+            self.cards.end(self.hold)
+            self.hold = None
 
     # Start, look, stop.
 
@@ -189,12 +235,12 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         Raises:
             SpawnException: With a plain cause; the container's last lines are on the page and in the log.
         """
-        progress = self.start_progress = StartProgress()
+        progress = self.start_progress = StartProgress(with_gpu=self.hold is not None)
         try:
             async with self.gate.place():
                 url = await self._start(progress)
         except LabdockError as error:
-            shown = AWAY if isinstance(error, EngineError) else error
+            shown = AWAY if isinstance(error, EngineError | RefusedError) else error
             progress.finish(shown)
             self.log.warning(
                 "%s's session did not start: %s%s",
@@ -210,14 +256,22 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             # Lets whoever watches the steps see the cause before the hub closes their stream.
             await asyncio.sleep(0)
             raise pages.not_started(shown) from error
+        finally:
+            self.let_go()
         progress.finish()
         seconds = ", ".join(f"{step.id} {step.seconds} s" for step in progress.steps)
         self.log.info("%s's session runs in %s (%s)", self.user.name, self.container, seconds)
         return url
 
     async def _start(self, progress: StartProgress) -> str:
+        request = parse_start_request(self.user_options, self.settings.images)
+        if self.hold is not None:
+            progress.begin("gpu")
+        elif request.gpus.count:
+            # JupyterHub starts a session in no other way; one that did would still get its cards.
+            await self._hold(request.gpus)
         progress.begin("image")
-        image = self._image()
+        image = next(image for image in self.settings.images if image.id == request.image)
         identity = await self.identity_of(self.user.name)
         person, known = await asyncio.gather(
             self.agent.person(identity, self.user.name),
@@ -229,8 +283,34 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
                 fix="An administrator can make it with `labdock up`.",
             )
         progress.begin("container")
+        spec = self._spec(person, image)
+        # Known before it is made, so that a start that is cancelled half-way is cleaned up.
+        self.container = spec.name
+        # One left over from a start that a dying hub did not finish would hold the name.
+        await self.engine.remove(spec.name)
+        try:
+            await self.engine.create(spec.name, container_body(spec))
+        except RefusedError as error:
+            if self.hold is None:
+                raise
+            # Another instance, or somebody by hand, was quicker: choose once more, knowing that.
+            self.log.info("%s's cards were taken meanwhile: %s", self.user.name, error)
+            self.let_go()
+            await self._hold(request.gpus)
+            spec = self._spec(person, image)
+            await self.engine.create(spec.name, container_body(spec))
+        # From now on the container's label says who holds the cards.
+        self.let_go()
+        await self.engine.start(spec.name)
+        progress.begin("jupyter")
+        url = f"http://{await self._address(spec)}:{SESSION_PORT}"
+        await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
+        return url
+
+    def _spec(self, person: Person, image: ImageChoice) -> SessionSpec:
+        """What the session is given, with the cards that are held for it."""
         settings = self.settings
-        spec = session_spec(
+        return session_spec(
             instance=settings.instance,
             person=person,
             server=self.name,
@@ -242,17 +322,9 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             shared=settings.shared,
             network=settings.network,
             limits=settings.limits,
+            cards=self.hold.cards if self.hold else (),
+            groups=self.hold.lease.groups if self.hold else (),
         )
-        # Known before it is made, so that a start that is cancelled half-way is cleaned up.
-        self.container = spec.name
-        # One left over from a start that a dying hub did not finish would hold the name.
-        await self.engine.remove(spec.name)
-        await self.engine.create(spec.name, container_body(spec))
-        await self.engine.start(spec.name)
-        progress.begin("jupyter")
-        url = f"http://{await self._address(spec)}:{SESSION_PORT}"
-        await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
-        return url
 
     async def _address(self, spec: SessionSpec) -> str:
         """The container's address on the sessions' network, which stays as long as the container lives.
@@ -265,10 +337,6 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         if not address:
             raise await self._ended_early(spec)
         return str(address)
-
-    def _image(self) -> ImageChoice:
-        request = parse_start_request(self.user_options, self.settings.images)
-        return next(image for image in self.settings.images if image.id == request.image)
 
     async def _wait_for_jupyter(self, url: str, spec: SessionSpec) -> None:
         deadline = time.monotonic() + self.start_timeout - STOP_GRACE_S
@@ -360,7 +428,12 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
 
 
 def spawner_class(
-    settings: HubSettings, agent: AgentClient, engine: Engine, identity_of: IdentityOf, gate: Gate
+    settings: HubSettings,
+    agent: AgentClient,
+    engine: Engine,
+    identity_of: IdentityOf,
+    gate: Gate,
+    cards: Cards,
 ) -> type[LabdockSpawner]:
     """What ``JupyterHub.spawner_class`` is set to: the spawner with what it works with."""
     given = {
@@ -369,6 +442,7 @@ def spawner_class(
         "engine": engine,
         "identity_of": staticmethod(identity_of),
         "gate": gate,
+        "cards": cards,
     }
     return type("LabdockSpawner", (LabdockSpawner,), given)
 
