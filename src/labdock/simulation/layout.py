@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,27 +48,41 @@ def read_machine(root: Path) -> Machine | None:
         ) from error
 
 
-def lay_out(root: Path, machine: Machine, compiled: Path) -> None:
-    """Make everything below *root* be as *machine* has it, and nothing else; nodes need CAP_MKNOD.
+def lay_out(root: Path, wanted: Callable[[Machine | None], Machine], compiled: Path) -> Machine:
+    """Make everything below *root* be as *wanted* makes it of the machine there is, and nothing else.
 
     *compiled* has the libraries and the program without a version, and the file ``multiarch`` with the name
-    of the folder for libraries.
+    of the folder for libraries; they are kept below the root for later changes. Nodes need CAP_MKNOD.
     """
     with _alone(root):
-        _lay_out(root, machine, compiled)
+        machine = wanted(read_machine(root))
+        for name in (*LIBRARIES, PROGRAM, "multiarch"):
+            replace_file(root / "compiled" / name, (compiled / name).read_bytes())
+        _lay_out(root, machine)
+    return machine
 
 
-def change(root: Path, target: str, settings: Mapping[str, str], compiled: Path) -> Machine:
-    """The machine below *root*, after :func:`machine.changed` on it."""
+def change(root: Path, target: str, settings: Mapping[str, str]) -> Machine:
+    """The machine below *root*, after :func:`machine.changed` on it.
+
+    Raises:
+        SimulationError: There is no machine, or it is damaged; a WordError when the words are wrong.
+    """
+    if not root.is_dir():
+        raise _none(root)
     with _alone(root):
         machine = read_machine(root)
         if machine is None:
-            raise SimulationError(
-                f"There is no simulated machine in {root}.", fix="Start the simulation there first."
-            )
+            raise _none(root)
         machine = changed(machine, target, settings)
-        _lay_out(root, machine, compiled)
+        _lay_out(root, machine)
     return machine
+
+
+def _none(root: Path) -> SimulationError:
+    return SimulationError(
+        f"There is no simulated machine in {root}.", fix="Start the simulation there first."
+    )
 
 
 @contextmanager
@@ -79,7 +93,8 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _lay_out(root: Path, machine: Machine, compiled: Path) -> None:
+def _lay_out(root: Path, machine: Machine) -> None:
+    compiled = root / "compiled"
     multiarch = (compiled / "multiarch").read_text().strip()
     folder = root / "usr/lib" / multiarch
     libraries = {

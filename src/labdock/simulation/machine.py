@@ -47,6 +47,10 @@ class SimulationError(LabdockError):
     label = "simulation"
 
 
+class WordError(SimulationError):
+    """Somebody asks for what no simulated machine has; the way out lists what there is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A kind of card. Power in mW (idle, limit), clocks in MHz (cores, memory).
@@ -180,11 +184,9 @@ def new_machine(
 ) -> Machine:
     """A machine as it leaves the shop; *models* is one for all cards, or one for each."""
     if not 1 <= cards <= MOST_CARDS:
-        raise SimulationError(
-            f"A simulated machine cannot have {cards} cards.", fix=f"Ask for 1 to {MOST_CARDS}."
-        )
+        raise WordError(f"A simulated machine cannot have {cards} cards.", fix=f"Ask for 1 to {MOST_CARDS}.")
     if len(models) not in {1, cards}:
-        raise SimulationError(
+        raise WordError(
             f"There are {cards} cards and {len(models)} models.",
             fix="Name one model for all cards, or one for each.",
         )
@@ -195,6 +197,12 @@ def new_machine(
     return Machine(instance, numbered, _version(driver), driver)
 
 
+def with_cards(machine: Machine, cards: int, models: tuple[str, ...]) -> Machine:
+    """*machine* with so many cards: those it has stay as they are, the last ones go, new ones come behind."""
+    kept = machine.cards[:cards]
+    return replace(machine, cards=kept + new_machine(machine.instance, cards, models).cards[len(kept) :])
+
+
 def capabilities(number: int, gpu_instance: int, compute_instance: int) -> tuple[int, int]:
     """The minors of a slice's two capability nodes, counted as NVIDIA's driver counts them."""
     first = 3 + 135 * number + 9 * gpu_instance
@@ -202,36 +210,42 @@ def capabilities(number: int, gpu_instance: int, compute_instance: int) -> tuple
 
 
 def changed(machine: Machine, target: str, settings: Mapping[str, str]) -> Machine:
-    """*machine* with *settings* made on *target*, which is "machine" or "card N".
+    """*machine* with *settings* made on *target*, which is "machine", "driver" or "card N".
 
-    Of the machine: ``fault`` (not-loaded, hung), ``driver`` (an upgrade), ``module`` or ``library`` (half of
-    one), ``cuda`` (13.4). Of a card: ``fault``, ``load`` (lifelike, idle), ``mig`` (off, on, or slices as
-    in 1g.10gb,2g.20gb), ``processes`` (pid:bytes,...), and every one of :data:`VALUES`. Empty takes back.
+    Of the machine: ``fault`` (not-loaded, hung). Of the driver: ``version`` (an upgrade), ``module`` or
+    ``library`` (half of one), ``cuda`` (13.4). Of a card: ``fault``, ``load`` (lifelike, idle), ``mig`` (on,
+    or slices as in 1g.10gb,2g.20gb), ``processes`` (pid:bytes,...), and every one of :data:`VALUES`. "none"
+    takes back.
 
     Raises:
-        SimulationError: Not a target, a setting or a value; says what there is.
+        WordError: Not a target, a setting or a value; says what there is.
     """
-    word, _, number = target.partition(" ")
-    if target == "machine":
-        for name, value in settings.items():
+    cards = {f"card {card.number}": card for card in machine.cards}
+    for name, word in settings.items():
+        value = "" if word == "none" else word
+        if target == "machine":
             machine = _machine_with(machine, name, value)
-        return machine
-    cards = {str(card.number): card for card in machine.cards}
-    if word != "card" or number not in cards:
-        raise SimulationError(
-            f"There is no {target!r} here.", fix=f"Name machine, or card 0 to card {len(cards) - 1}."
-        )
-    card = cards[number]
-    for name, value in settings.items():
-        card = _card_with(card, name, value)
-    return replace(machine, cards=tuple(card if one.number == card.number else one for one in machine.cards))
+        elif target == "driver":
+            machine = _driver_with(machine, name, value)
+        elif target in cards:
+            cards[target] = _card_with(cards[target], name, value)
+        else:
+            raise WordError(
+                f"There is no {target!r} here.",
+                fix=f"Name machine, driver, or card 0 to card {len(cards) - 1}.",
+            )
+    return replace(machine, cards=tuple(cards.values()))
 
 
 def _machine_with(machine: Machine, name: str, value: str) -> Machine:
+    if name != "fault":
+        raise _unknown(name, ("fault",))
+    return replace(machine, fault=_one_of(value, ("", *MACHINE_FAULTS), "fault of a machine"))
+
+
+def _driver_with(machine: Machine, name: str, value: str) -> Machine:
     match name:
-        case "fault":
-            return replace(machine, fault=_one_of(value, ("", *MACHINE_FAULTS), "fault of a machine"))
-        case "driver":
+        case "version":
             return replace(machine, module=_version(value), library=value)
         case "module":
             return replace(machine, module=_version(value))
@@ -239,7 +253,7 @@ def _machine_with(machine: Machine, name: str, value: str) -> Machine:
             return replace(machine, library=_version(value))
         case "cuda":
             return replace(machine, cuda=_cuda(value))
-    raise _unknown(name, ("fault", "driver", "module", "library", "cuda"))
+    raise _unknown(name, ("version", "module", "library", "cuda"))
 
 
 def _card_with(card: SimulatedCard, name: str, value: str) -> SimulatedCard:
@@ -263,7 +277,7 @@ def _slices(model: Model, value: str) -> tuple[Slice, ...] | None:
     if value in {"", "off"}:
         return None
     if not model.mig_gb:
-        raise SimulationError(f"{model.name} has no MIG.", fix="Simulate an h100, an h200 or an a100.")
+        raise WordError(f"{model.name} has no MIG.", fix="Simulate an h100, an h200 or an a100.")
     names = [f"{size}g.{gb}gb" for size, gb in zip(_PROFILES, model.mig_gb, strict=True)]
     wanted = [] if value == "on" else value.split(",")
     found: list[Slice] = []
@@ -275,7 +289,7 @@ def _slices(model: Model, value: str) -> tuple[Slice, ...] | None:
         found.append(Slice(word, free[0] if free else -1))
     fits = sum(part.compute_slices for part in found) <= 7 and sum(part.memory_eighths for part in found) <= 8
     if not fits or any(part.gpu_instance < 0 for part in found):
-        raise SimulationError(
+        raise WordError(
             f"The slices {value} do not fit on one card.",
             fix="A card has 7 compute slices and 8 parts of memory; 3g and 4g take 4 parts, 7g takes all.",
         )
@@ -286,7 +300,7 @@ def _processes(value: str) -> tuple[tuple[int, int], ...]:
     pairs = []
     for word in filter(None, value.split(",")):
         if not re.fullmatch(r"[0-9]{1,10}:[0-9]{1,15}", word, re.ASCII):
-            raise SimulationError(f"{word!r} is no process.", fix="Write pid:bytes,pid:bytes.")
+            raise WordError(f"{word!r} is no process.", fix="Write pid:bytes,pid:bytes.")
         pid, _, size = word.partition(":")
         pairs.append((int(pid), int(size)))
     return tuple(pairs)
@@ -294,7 +308,7 @@ def _processes(value: str) -> tuple[tuple[int, int], ...]:
 
 def _number(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,16}", value, re.ASCII) or int(value) > VALUES[name]:
-        raise SimulationError(
+        raise WordError(
             f"{value!r} cannot be the {name} of a card.", fix=f"Give a whole number from 0 to {VALUES[name]}."
         )
     return int(value)
@@ -302,25 +316,25 @@ def _number(name: str, value: str) -> int:
 
 def _version(value: str) -> str:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}", value, re.ASCII):
-        raise SimulationError(f"{value!r} is no driver version.", fix="Write one as 615.36.01.")
+        raise WordError(f"{value!r} is no driver version.", fix="Write one as 615.36.01.")
     return value
 
 
 def _cuda(value: str) -> tuple[int, int]:
     if not re.fullmatch(r"[0-9]{1,3}\.[0-9]", value, re.ASCII):
-        raise SimulationError(f"{value!r} is no CUDA version.", fix="Write one as 13.4.")
+        raise WordError(f"{value!r} is no CUDA version.", fix="Write one as 13.4.")
     major, _, minor = value.partition(".")
     return int(major), int(minor)
 
 
 def _one_of(value: str, known: tuple[str, ...], what: str) -> str:
     if value not in known:
-        raise SimulationError(f"{value!r} is no {what}.", fix=f"There are: {', '.join(filter(None, known))}.")
+        raise WordError(f"{value!r} is no {what}.", fix=f"There are: {', '.join(filter(None, known))}.")
     return value
 
 
-def _unknown(name: str, known: tuple[str, ...]) -> SimulationError:
-    return SimulationError(f"There is no setting {name!r}.", fix=f"There are: {', '.join(known)}.")
+def _unknown(name: str, known: tuple[str, ...]) -> WordError:
+    return WordError(f"There is no setting {name!r}.", fix=f"There are: {', '.join(known)}.")
 
 
 def machine_text(machine: Machine) -> str:
@@ -394,9 +408,8 @@ def parse_machine(text: str) -> Machine:
         head = parser["machine"]
         models = tuple(parser[name]["model"] for name in parser.sections() if name.startswith("card "))
         machine = new_machine(head["instance"], len(models), models)
-        machine = changed(
-            machine, "machine", {name: head[name] for name in ("module", "library", "cuda", "fault")}
-        )
+        machine = changed(machine, "machine", {"fault": head["fault"]})
+        machine = changed(machine, "driver", {name: head[name] for name in ("module", "library", "cuda")})
         for card in machine.cards:
             section = parser[f"card {card.number}"]
             names = ("fault", "load", "mig", "processes", *VALUES)
