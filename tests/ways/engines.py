@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -171,18 +171,25 @@ def nested_engine(image: str, shared: Path) -> Iterator[OwnEngine]:
                 },
             },
         )["Id"]
-        docker("POST", f"/containers/{made}/start")
+        try:
+            docker("POST", f"/containers/{made}/start")
+        except RuntimeError as error:
+            _give_up(str(error))
 
         def ended() -> bool:
             return not docker("GET", f"/containers/{made}/json")["State"]["Running"]
 
         if not _answers(folder, ended):
-            last = _last_line(docker("GET", f"/containers/{made}/logs?stdout=1&stderr=1&tail=1")[8:])
-            if NO_NESTING.search(last):
-                pytest.skip(f"an engine may not run in a container here: {last}")
-            pytest.fail(f"the engine in a container did not start: {last}")
+            _give_up(_last_line(docker("GET", f"/containers/{made}/logs?stdout=1&stderr=1&tail=1")[8:]))
         pid = docker("GET", f"/containers/{made}/json")["State"]["Pid"]
         yield OwnEngine(_socket(folder), Path(f"/proc/{pid}/root/proc"), cdi_dir=f"{folder}/cdi")
+
+
+def _give_up(said: str) -> NoReturn:
+    """Skip the test if *said* tells that an engine is not allowed in a container here; or fail."""
+    if NO_NESTING.search(said):
+        pytest.skip(f"an engine may not run in a container here: {said}")
+    pytest.fail(f"the engine in a container did not start: {said}")
 
 
 @contextmanager
@@ -212,7 +219,7 @@ address = "{folder}/containerd.sock"
         # In namespaces of their own: an engine without a bridge takes the machine's away where it finds one,
         # and with the last process of these everything it started and mounted is gone.
         apart = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-        both = 'containerd --config "$1" & exec dockerd --config-file "$2"'
+        both = 'containerd --config "$1" >"$1.log" 2>&1 & exec dockerd --config-file "$2"'
         files = (f"{folder}/containerd.toml", _configured(folder, settings))
         log = folder / "log"
         with log.open("wb") as output:
@@ -228,9 +235,10 @@ address = "{folder}/containerd.sock"
             yield OwnEngine(_socket(folder), Path(f"/proc/{first}/root/proc"), driver=driver)
         finally:
             # The first of its namespace takes all others with it, before its parent sees it end.
-            for pid in _children(running.pid) or [running.pid]:
-                os.kill(pid, signal.SIGKILL)
-            running.wait()
+            if running.poll() is None:
+                for pid in _children(running.pid) or [running.pid]:
+                    os.kill(pid, signal.SIGKILL)
+                running.wait()
 
 
 def _children(pid: int) -> list[int]:
