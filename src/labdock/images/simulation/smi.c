@@ -345,7 +345,7 @@ static int tell_errors(const struct card *card, char *text)
 	return result;
 }
 
-/* What a table or list shows: *unit* behind what was told, and in brackets why nothing was. */
+/* What a query shows: *unit* behind what was told, or in brackets why nothing was. */
 static void show(const struct card *card, int (*tell)(const struct card *, char *), const char *unit, char *text)
 {
 	char told[TEXT] = "";
@@ -381,6 +381,18 @@ static void process_name(uint32_t pid, char *name)
 		strcpy(name, "[Not Found]");
 }
 
+/* What a cell of the table shows: *unit* behind what was told. */
+static void fill_cell(const struct card *card, int (*tell)(const struct card *, char *), const char *unit,
+		      char *text)
+{
+	char told[TEXT] = "";
+	int result = card->result == SUCCESS ? tell(card, told) : card->result;
+	if (result == SUCCESS)
+		snprintf(text, TEXT, "%.100s%s", told, unit);
+	else
+		strcpy(text, result == NOT_SUPPORTED ? "N/A" : "ERR!");
+}
+
 static void print_head(void)
 {
 	char text[TEXT], driver[TEXT] = "";
@@ -393,7 +405,7 @@ static void print_head(void)
 	ASK("nvmlSystemGetDriverVersion", (char *, unsigned), driver, TEXT);
 	ASK("nvmlSystemGetCudaDriverVersion_v2", (int *), &cuda);
 	snprintf(text, sizeof text, "%d.%d", cuda / 1000, cuda % 1000 / 10);
-	printf(WIDE "| NVIDIA-SMI %-18.18s Driver Version: %-15.15s CUDA Version: %-7.7s SIMULATED |\n" LINE, driver,
+	printf(WIDE "| NVIDIA-SMI %-13.13s Driver Version: %-15.15s CUDA Version: %-6.6s SIMULATED |\n" LINE, driver,
 	       driver, text);
 	puts("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |");
 	puts("| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |");
@@ -406,21 +418,21 @@ static void print_card(const struct card *card)
 	char name[TEXT], mode[TEXT], bus[TEXT], ecc[TEXT], fan[TEXT], heat[TEXT], perf[TEXT], power[TEXT];
 	char limit[TEXT], used[TEXT], total[TEXT], rate[TEXT], mig[TEXT], cell[TEXT];
 	show(card, tell_name, "", name);
-	show(card, tell_persistence, "", mode);
-	show(card, tell_bus, "", bus);
-	show(card, tell_errors, "", ecc);
-	show(card, tell_fan, "%", fan);
-	show(card, tell_temperature, "C", heat);
-	show(card, tell_state, "", perf);
-	show(card, tell_power, "W", power);
-	show(card, tell_power_limit, "W", limit);
-	show(card, tell_used, "MiB", used);
-	show(card, tell_total, "MiB", total);
-	show(card, tell_utilization, "%", rate);
-	show(card, tell_mig, "", mig);
-	printf("| %3u  %-25.25s %8.8s | %-16.16s   Off | %20.20s |\n", card->index, name,
+	fill_cell(card, tell_persistence, "", mode);
+	fill_cell(card, tell_bus, "", bus);
+	fill_cell(card, tell_errors, "", ecc);
+	fill_cell(card, tell_fan, "%", fan);
+	fill_cell(card, tell_temperature, "C", heat);
+	fill_cell(card, tell_state, "", perf);
+	fill_cell(card, tell_power, "W", power);
+	fill_cell(card, tell_power_limit, "W", limit);
+	fill_cell(card, tell_used, "MiB", used);
+	fill_cell(card, tell_total, "MiB", total);
+	fill_cell(card, tell_utilization, "%", rate);
+	fill_cell(card, tell_mig, "", mig);
+	printf("| %3u  %-30.30s %3.3s | %-16.16s   Off | %20.20s |\n", card->index, name,
 	       strcmp(mode, "Enabled") ? "Off" : "On", bus, ecc);
-	snprintf(cell, sizeof cell, "%.9s / %.9s", power, limit);
+	snprintf(cell, sizeof cell, "%.9s / %.8s", power, limit);
 	printf("| %-5.5s %4.4s    %-4.4s %20.20s |", fan, heat, perf, cell);
 	snprintf(cell, sizeof cell, "%.10s / %.10s", used, total);
 	printf(" %22.22s | %8.8s     Default |\n", cell, rate);
