@@ -151,9 +151,10 @@ class GpusAPIHandler(_API):
     def initialize(self, cards: Cards) -> None:
         self._cards = cards
 
-    @web.authenticated
     @_answers
     async def get(self) -> None:
+        if self.current_user is None:
+            raise web.HTTPError(403, "Sign in, or send a token.")
         report = await self._cards.look()
         inventory = report.inventory
         self.answer(

@@ -2,52 +2,108 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.app import JupyterHub
 from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.spawner import SpawnException
+from tornado import web
 
-LOOK_EVERY_S = 0.5
+from labdock.core.errors import BadRequestError
+from labdock.hub.spawner import LabdockSpawner
 
 
-class ChoosesFirst:
-    """Mixed into JupyterHub's handlers that start sessions.
+@asynccontextmanager
+async def cards_chosen(spawner: LabdockSpawner, options: dict[str, Any] | None) -> AsyncIterator[bool]:
+    """The cards for a start with *options*, held until that start is over; false if one has begun already.
 
     JupyterHub makes tokens, clients and rows in its database before it calls the spawner, and undoes them
     when that fails. When two hundred people ask for four cards, nearly all are refused: that must cost
     little, and the refusal must be the answer to the request itself. No setting of JupyterHub's runs early
-    enough, so this one method of its handlers is extended.
+    enough, so its two handlers that start sessions are extended, here and nowhere else.
+
+    Raises:
+        SpawnException: As :meth:`LabdockSpawner.choose`.
     """
+    # Two requests for one session at once (a double click) are one start, and hold its cards once.
+    async with spawner.choosing:
+        if spawner.active:
+            yield False
+            return
+        await spawner.choose(options)
+        try:
+            yield True
+        finally:
+            start = spawner._spawn_future
+            if start is None or start.done():
+                spawner.let_go()
+            else:
+                # It goes on behind the answer; whatever becomes of it, its hold ends with it.
+                start.add_done_callback(lambda _: spawner.let_go())
+
+
+class StartPage(SpawnHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """``/hub/spawn``: the start form, and the same again with the reason when nothing is started."""
+
+    async def _wrap_spawn_single_user(
+        self,
+        user: Any,
+        server_name: str,
+        display_name: str,
+        spawner: Any,
+        pending_url: str,
+        options: Any = None,
+    ) -> None:
+        # Not further inside: JupyterHub waits for that one second, and then shows the page of a start.
+        try:
+            async with cards_chosen(spawner, options) as first:
+                if first:
+                    await super()._wrap_spawn_single_user(
+                        user, server_name, display_name, spawner, pending_url, options
+                    )
+                else:
+                    self.redirect(pending_url)
+        except SpawnException as refused:
+            # JupyterHub would log a traceback, and show the fields of the person's other session.
+            if refused.status_code != 400:
+                spawner.user_options = options or {}
+            self.set_status(refused.status_code)
+            self.finish(
+                await self._render_form(
+                    for_user=user,
+                    spawner_options_form=await spawner.get_options_form(),
+                    message=refused.message,
+                    html_message=refused.message_html,
+                )
+            )
+
+
+class StartAPI(UserServerAPIHandler):  # type: ignore[misc]  # JupyterHub has no type information
+    """``/hub/api/users/<name>/server``: start, look and stop."""
 
     async def spawn_single_user(
         self, user: Any, server_name: str = "", display_name: str = "", options: Any = None
     ) -> None:
         spawner = user.get_or_create_spawner(server_name, display_name, replace_failed=True)
-        await spawner.choose(options)
         try:
-            await super().spawn_single_user(user, server_name, display_name, options)  # type: ignore[misc]  # the mixed-in class has it
-        finally:
-            if spawner.pending == "spawn":
-                self._waits = asyncio.create_task(_let_go_when_over(spawner))
-            else:
-                spawner.let_go()
-
-
-async def _let_go_when_over(spawner: Any) -> None:
-    """The start goes on behind the answer; whatever becomes of it, its hold ends with it."""
-    while spawner.pending == "spawn":  # noqa: ASYNC110  JupyterHub tells no event
-        await asyncio.sleep(LOOK_EVERY_S)
-    spawner.let_go()
-
-
-class StartPage(ChoosesFirst, SpawnHandler):  # type: ignore[misc]  # JupyterHub has no type information
-    """``/hub/spawn``: the start form."""
-
-
-class StartAPI(ChoosesFirst, UserServerAPIHandler):  # type: ignore[misc]  # JupyterHub has no type information
-    """``/hub/api/users/<name>/server``: start, look and stop."""
+            async with cards_chosen(spawner, options) as first:
+                if first:
+                    await super().spawn_single_user(user, server_name, display_name, options)
+        except SpawnException as refused:
+            body = {
+                "status": refused.status_code,
+                "message": refused.message,
+                "reason": refused.reason,
+            }
+            if isinstance(refused.__cause__, BadRequestError):
+                body["field"] = refused.__cause__.field
+            self.set_status(refused.status_code)
+            self.set_header("Content-Type", "application/json")
+            raise web.Finish(json.dumps(body)) from refused
 
 
 class LabdockHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type information

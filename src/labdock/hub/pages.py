@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,9 @@ def _chosen(choices: list[GpuChoice], options: Mapping[str, Any]) -> str:
 
 def _whole(value: object, most: int, *, least: int = 1) -> int:
     """*value* of the last start as a whole number from *least* to *most*; what is none is the least."""
-    number = int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdigit()) else least
+    # Nobody checked what came with a session that was named and never started.
+    text = value if isinstance(value, str) else str(value) if type(value) is int and value < 10_000 else ""
+    number = int(text) if re.fullmatch("[0-9]{1,4}", text) else least
     return min(max(number, least), most)
 
 

@@ -16,8 +16,16 @@ from jupyterhub.spawner import Spawner
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.adapters.engine_body import container_body
-from labdock.core.errors import BadRequestError, EngineError, LabdockError, RefusedError, StartError
-from labdock.core.gpus import GpuRequest, Holder
+from labdock.core.allocation import WITHOUT_GPU
+from labdock.core.errors import (
+    BadRequestError,
+    EngineError,
+    LabdockError,
+    NoCardError,
+    RefusedError,
+    StartError,
+)
+from labdock.core.gpus import LABEL_GPUS, GpuRequest, Holder
 from labdock.core.people import Person
 from labdock.core.session import (
     SESSION_PORT,
@@ -141,7 +149,8 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     """One person's session in a container of its own.
 
     ``settings``, ``agent``, ``engine``, ``identity_of``, ``gate`` and ``cards`` come from
-    :func:`spawner_class`. ``hold`` is what was chosen for a start that has not made its container yet.
+    :func:`spawner_class`. ``hold`` is what was chosen for a start that has not made its container yet;
+    ``choosing`` is taken from before that choice until the start has begun.
     """
 
     settings: HubSettings
@@ -156,6 +165,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         self.start_progress = StartProgress()
         self.container = ""
         self.hold: Hold | None = None
+        self.choosing = asyncio.Lock()
 
     # What JupyterHub keeps across a restart of the hub.
 
@@ -216,10 +226,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         groups = tuple(sorted(group.name for group in self.user.groups))
         holder = Holder(self.settings.instance, identity, self.user.name, groups)
         name = container_name(self.settings.instance, self.user.name, self.name)
-        hold = await self.cards.hold(gpus, holder, name)
-        # Somebody who presses twice has chosen twice by now.
-        self.let_go()
-        self.hold = hold
+        self.hold = await self.cards.hold(gpus, holder, name)
 
     def let_go(self) -> None:
         """End the hold, if there is one: its container is there, or will not be."""
@@ -298,7 +305,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             self.let_go()
             await self._hold(request.gpus)
             spec = self._spec(person, image)
-            await self.engine.create(spec.name, container_body(spec))
+            await self._create_again(spec)
         # From now on the container's label says who holds the cards.
         self.let_go()
         await self.engine.start(spec.name)
@@ -306,6 +313,18 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         url = f"http://{await self._address(spec)}:{SESSION_PORT}"
         await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
         return url
+
+    async def _create_again(self, spec: SessionSpec) -> None:
+        try:
+            await self.engine.create(spec.name, container_body(spec))
+        except RefusedError as error:
+            if LABEL_GPUS not in error.field:
+                raise
+            raise NoCardError(
+                "Somebody outside this site took the cards chosen for you, twice.",
+                fix=f"Try again. {WITHOUT_GPU}",
+                waiting_helps=True,
+            ) from error
 
     def _spec(self, person: Person, image: ImageChoice) -> SessionSpec:
         """What the session is given, with the cards that are held for it."""
