@@ -68,7 +68,8 @@ def change(root: Path, target: str, settings: Mapping[str, str]) -> Machine:
     Raises:
         SimulationError: There is no machine, or it is damaged; a WordError when the words are wrong.
     """
-    if not root.is_dir():
+    # A mistyped folder gets no lock.
+    if not (root / "lock").exists():
         raise _none(root)
     with _alone(root):
         machine = read_machine(root)
