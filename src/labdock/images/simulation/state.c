@@ -16,6 +16,15 @@ const char *state_folder(void)
 	return folder && *folder ? folder : DEFAULT_FOLDER;
 }
 
+/* Whether there is nothing in *text* but lines of ASCII: callers of NVML cannot take other names. */
+static int is_plain(const char *text, size_t length)
+{
+	for (size_t i = 0; i < length; i++)
+		if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~'))
+			return 0;
+	return 1;
+}
+
 /* The file's text with a zero behind it, to be freed; NULL with errno when there is none to be had. */
 static char *read_text(const char *name)
 {
@@ -39,10 +48,10 @@ static char *read_text(const char *name)
 		have += (size_t)more;
 	}
 	close(file);
-	if (text && (have > LARGEST || memchr(text, 0, have))) {
+	if (text && (have > LARGEST || !is_plain(text, have))) {
 		free(text);
 		text = NULL;
-		errno = EFBIG;
+		errno = EINVAL;
 	}
 	if (text)
 		text[have] = 0;
