@@ -162,13 +162,13 @@ def test_with_nvidia_hardware_the_agent_may_ask_the_driver_and_change_none_of_it
     assert agent_rules(site).driver == DriverPlaces("/host", "", "/proc", "/sys", "/host/dev", "/dev")
 
 
-def test_simulated_cards_come_from_a_part_without_network_that_may_make_devices_only() -> None:
+def test_simulated_cards_come_from_a_part_without_network_and_with_few_rights() -> None:
     # Also beside real hardware: the agent then reaches none of it.
     site = deployment(simulated_gpus=4, simulation_image="labdock/simulation:1", driver_folders=("/usr",))
     parts = services(site)
     simulation = parts["simulation"]
     assert simulation["network_mode"] == "none"
-    assert (simulation["cap_drop"], simulation["cap_add"]) == (["ALL"], ["MKNOD"])
+    assert (simulation["cap_drop"], simulation["cap_add"]) == (["ALL"], ["DAC_OVERRIDE", "MKNOD"])
     assert simulation["security_opt"] == ["no-new-privileges:true"]
     assert set(mounts(simulation)) == {"/var/lib/lab/simulation"}
     assert "device_cgroup_rules" not in parts["agent"]

@@ -428,7 +428,7 @@ def _driver_binds(site: Deployment) -> list[dict[str, Any]]:
 
 
 def _simulation(site: Deployment) -> dict[str, Any]:
-    """The part that makes simulated cards: no network, and no right but to make devices."""
+    """The part that makes simulated cards: no network, and few rights."""
     root = site.places.simulation
     return _part(
         site,
@@ -439,7 +439,8 @@ def _simulation(site: Deployment) -> dict[str, Any]:
             "command": ["--root", root, "--cards", str(site.simulated_gpus), "--name", site.instance],
             "user": "0:0",
             "network_mode": "none",
-            "cap_add": ["MKNOD"],
+            # To make devices, in a folder that belongs to whoever ran `labdock up`.
+            "cap_add": ["DAC_OVERRIDE", "MKNOD"],
             "volumes": [_bind(root, root)],
         },
         ["test", "-e", f"{root}/state"],

@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SimulationError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, WordError) else 1
+    except PermissionError as error:
+        print(f"{error.filename} cannot be written, or no device be made: run as root.", file=sys.stderr)
+        return 1
     return 0
 
 
