@@ -92,7 +92,7 @@ async def asking_at_once(ours: Ours, hub: Hub) -> tuple[Figure, Figure]:
     """ASKING people ask at once for four cards: who gets one, and the slowest answer to anybody."""
     await ours.simulate_gpus(4)
     names = [f"ask{number:03}" for number in range(ASKING)]
-    await ours.invite(names)
+    await ours.add_people(names)
     answers = await asyncio.gather(*(hub.ask_for_a_gpu(name) for name in names))
     statuses = Counter(status for status, _ in answers)
     leases = [lease for lease in (await ours.agent().gpus()).leases if lease.person.startswith("ask")]

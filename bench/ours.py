@@ -96,12 +96,6 @@ class Ours:
                 await visitor.set_password(invitation["link"], name, passwords[name])
         return passwords
 
-    async def invite(self, names: Sequence[str]) -> None:
-        """Make accounts for *names*; they are used by the API alone."""
-        api = HubApi(self.url, self._api_token())
-        for name in names:
-            await asyncio.to_thread(api.add_user, name, admin=False)
-
     async def simulate_gpus(self, number: int) -> None:
         """Have *number* simulated cards from now on."""
         await self._labdock(("up", "--yes", "--simulate-gpus", str(number)), lambda line: None)

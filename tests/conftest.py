@@ -32,6 +32,16 @@ def stack(engine_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="session")
+def gpu_stack(engine_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One Labdock more for the whole run, with four simulated GPUs."""
+    folder = tmp_path_factory.mktemp("gpus")
+    with running_stack(
+        folder, engine_socket, "g", simulated_gpus=4, more="gpus: {per_session: 2}\n"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def small_image(stack: Stack) -> str:
     """An image with ``sh``, ``id``, ``sleep`` and ``python3``: the one all of Labdock's stand on."""
     return read_images().base.tag

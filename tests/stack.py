@@ -119,11 +119,18 @@ limits: {{cpus: 2, memory: 1G, shm: 256M, pids: 512}}
 
 
 @contextmanager
-def running_stack(folder: Path, engine_socket: Path, suffix: str = "") -> Iterator[Stack]:
-    """An instance that is up; down again afterwards, with everything it made on the engine."""
+def running_stack(
+    folder: Path, engine_socket: Path, suffix: str = "", *, simulated_gpus: int = 0, more: str = ""
+) -> Iterator[Stack]:
+    """An instance that is up; down again afterwards, with everything it made on the engine.
+
+    *more* is added to its configuration.
+    """
     stack = make_stack(folder, engine_socket, suffix)
+    with stack.config.open("a") as config:
+        config.write(more)
     try:
-        done = stack.labdock("up")
+        done = stack.labdock("up", "--simulate-gpus", str(simulated_gpus))
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         yield stack
     finally:

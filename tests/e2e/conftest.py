@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from labdock.adapters.visitor import Visitor
 from tests.stack import PASSWORD, Stack
@@ -27,6 +28,16 @@ class Guests(Protocol):
 
 @pytest.fixture
 def guests(stack: Stack) -> Guests:
+    return guests_of(stack)
+
+
+@pytest.fixture
+def gpu_guests(gpu_stack: Stack) -> Guests:
+    """As ``guests``, of the Labdock with GPUs."""
+    return guests_of(gpu_stack)
+
+
+def guests_of(stack: Stack) -> Guests:
     @asynccontextmanager
     async def guest(name: str, *, admin: bool = False) -> AsyncIterator[Visitor]:
         stack.remove(name)
@@ -38,3 +49,13 @@ def guests(stack: Stack) -> Guests:
             stack.remove(name)
 
     return guest
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    quiet += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
+        yield chromium
+        chromium.close()

@@ -1,35 +1,16 @@
-"""The whole way in Chromium: the one-time link, an invited person, a session, a notebook cell, stop.
-
-Screenshots go to ``.out/screenshots`` (or to the folder that LABDOCK_SCREENSHOTS names).
-"""
-
-from __future__ import annotations
+"""The whole way in Chromium: the one-time link, an invited person, a session, a notebook cell, stop."""
 
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
+from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot
 from tests.stack import PASSWORD, Stack
 
 pytestmark = pytest.mark.browser
-
-SHOTS = Path(os.environ.get("LABDOCK_SCREENSHOTS", ".out/screenshots"))
-PATIENCE_MS = 20_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    quiet += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -47,40 +28,6 @@ def ada(stack: Stack) -> Iterator[str]:
     stack.remove("ada")
     yield stack.invite("ada")
     stack.remove("ada")
-
-
-def shoot(page: Page, name: str) -> None:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
-
-
-def must_be_accessible(page: Page) -> None:
-    """No serious finding of axe on what the page shows now."""
-    found = Axe().run(page).response["violations"]
-    serious = [
-        f"{v['id']}: {v['help']} ({v['nodes'][0]['html'][:100]})"
-        for v in found
-        if v["impact"] in {"serious", "critical"}
-    ]
-    assert not serious, "\n".join(serious)
-
-
-def accept_invitation(page: Page, link: str) -> None:
-    page.goto(link)
-    page.locator("#password").fill(PASSWORD)
-    page.locator("form button.btn-primary").click()
-    expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
-
-
-def run_cell(page: Page, code: str) -> None:
-    """Put *code* into the first cell and run it."""
-    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
-    cell = page.locator(".jp-Notebook .jp-CodeCell .cm-content").first
-    # In edit mode first: the keys mean something else outside.
-    cell.click()
-    expect(page.get_by_text("Mode: Edit")).to_be_visible()
-    cell.fill(code)
-    cell.press("Shift+Enter")
 
 
 def test_the_first_administrators_link_signs_in_at_once_and_only_once(
