@@ -20,7 +20,6 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define MEMORY_UNLIMITED UINT64_MAX
-#define NOT_AVAILABLE UINT64_MAX
 #define NO_INSTANCE UINT32_MAX
 
 /* A handle points here: [number][0] is a card, [number][1 + i] its slice i. */
