@@ -21,6 +21,8 @@ REFRESHES = 7
 FRESH_S = 2.1
 """A little longer than the agent keeps what it has read."""
 
+SETTLED_S = 5.0
+
 ASKING = 200
 """How many ask at once for the four cards."""
 
@@ -95,6 +97,8 @@ async def asking_at_once(ours: Ours, hub: Hub) -> tuple[Figure, Figure]:
     await ours.add_people(names)
     answers = await asyncio.gather(*(hub.ask_for_a_gpu(name) for name in names))
     statuses = Counter(status for status, _ in answers)
+    # Whoever was told yes gets a container right after the answer.
+    await asyncio.sleep(SETTLED_S)
     leases = [lease for lease in (await ours.agent().gpus()).leases if lease.person.startswith("ask")]
     told = statuses[201] + statuses[202] + statuses[503]
     if told != ASKING or len(leases) != 4:
