@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from jupyterhub import orm
 
-from labdock.core.gpus import Driver, Trouble
+from labdock.core.gpus import CardRule, Driver, GpuRules, Share, Sharing, Trouble
 from tests.core.gpu_builders import ADA, card, inventory, lease
 from tests.hub.conftest import Answer, Browser, Hub
 
@@ -164,7 +164,7 @@ async def test_the_page_says_who_has_the_cards_and_starts_without_one_by_one_pre
     assert refused.status == 503
     shown = main_of(refused)
     assert "0 of 2 such cards are free" in shown
-    assert "olga" in shown
+    assert re.search(r"<details[^>]* open>.*olga: 2 × NVIDIA H100, 80 GiB, since 2026-", shown, re.S)
     # The choice is kept, so that the one press starts the image that was meant.
     assert re.search('value="broken" required checked', shown)
     button = re.search(r'<button type="submit"[^>]*form="spawn_form" name="(\w+)" value="(\w+)"', shown)
@@ -243,6 +243,19 @@ async def test_the_first_time_a_free_card_is_chosen_and_later_the_last_choice(hu
     assert (await submit(browser, gpu="")).status == 302
     assert (await hub.api("DELETE", "/users/fred/server")).status == 204
     assert await chosen() == ""
+
+
+async def test_cards_of_one_model_shared_in_two_ways_are_one_choice(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = await hub.member("uma")
+    rules = GpuRules(cards=(CardRule("1", Share(Sharing.SEATS, 4)),))
+    user = hub.app.users["uma"]
+    monkeypatch.setattr(user.spawner, "settings", replace(user.spawner.settings, gpus=rules))
+    page = (await browser.get("/hub/spawn")).text
+    assert "1 of 1 free; 4 of 4 seats free" in page
+    assert re.findall('name="gpu" value="([^"]*)"', page) == ["", "NVIDIA H100"]
+    assert len(re.findall(r'name="gpu"[^>]*checked', page)) == 1
 
 
 async def test_home_tells_what_a_session_holds_and_when_it_is_to_be_started_anew(hub: Hub) -> None:

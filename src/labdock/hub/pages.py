@@ -154,11 +154,7 @@ def gpu_form(report: GpuReport, settings: HubSettings, options: Mapping[str, Any
     found = offers(report.inventory, Held.of(report.leases), rules)
     if not found:
         return None
-    choices = [
-        GpuChoice(offer.label, _kind(offer.label, offer.memory_bytes), _free(offer), offer.free != 0)
-        for offer in found
-        if offer.total
-    ]
+    choices = _choices([offer for offer in found if offer.total])
     if len(choices) > 1:
         anything = any(choice.can_be_had for choice in choices)
         choices.insert(0, GpuChoice(ANY_GPU, "Any GPU", "the smallest that will do", anything))
@@ -177,6 +173,25 @@ def gpu_form(report: GpuReport, settings: HubSettings, options: Mapping[str, Any
             if card.fault
         ),
     )
+
+
+def _choices(found: list[Offer]) -> list[GpuChoice]:
+    """One choice for each model: a start names no more, though its cards may differ in size and sharing."""
+    alike: dict[str, list[Offer]] = {}
+    for offer in found:
+        alike.setdefault(offer.label, []).append(offer)
+    choices = []
+    for label, same in alike.items():
+        sizes = {offer.memory_bytes for offer in same}
+        choices.append(
+            GpuChoice(
+                label,
+                _kind(label, same[0].memory_bytes if len(sizes) == 1 else None),
+                "; ".join(map(_free, same)),
+                any(offer.free != 0 for offer in same),
+            )
+        )
+    return choices
 
 
 def _free(offer: Offer) -> str:
