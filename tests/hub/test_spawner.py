@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,8 +18,8 @@ from jupyterhub.spawner import SpawnException
 
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
-from labdock.core.errors import AccountError, EngineError, HostError
-from labdock.core.gpus import GpuReport, GpuRules, Inventory, Lease, Way
+from labdock.core.errors import AccountError, EngineError, HostError, RefusedError
+from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, GpuReport, GpuRules, Inventory, Lease, Way
 from labdock.core.people import Person
 from labdock.core.session import SESSION_PORT, ImageChoice, Limits
 from labdock.core.site import HubSettings
@@ -26,6 +27,7 @@ from labdock.hub import spawner as spawner_module
 from labdock.hub.cards import Cards
 from labdock.hub.gate import Gate
 from labdock.hub.spawner import AWAY, LabdockSpawner, spawner_class
+from tests.core.gpu_builders import inventory, lease
 from tests.hub.conftest import SETTINGS
 
 NAME = "test-session-ada"
@@ -556,3 +558,80 @@ async def test_a_further_session_has_a_container_of_its_own(bed: Bed) -> None:
 def test_the_form_and_the_api_are_read_by_the_same_rules(bed: Bed) -> None:
     spawner: LabdockSpawner = bed.spawner()
     assert spawner.options_from_form({"image": ["gone"], "_xsrf": ["x"]}) == {"image": "gone"}
+
+
+# --- cards ---
+
+
+def taken(uuid: str) -> RefusedError:
+    """What the guard says of a card that somebody else has."""
+    field = f"Labels.{LABEL_GPUS}"
+    return RefusedError(f"{field}: {uuid} is taken.", field=field)
+
+
+async def with_cards(bed: Bed, gpus: int = 1) -> Any:
+    """ada's spawner with *gpus* of two cards chosen."""
+    bed.agent.inventory = inventory(80, 80)
+    spawner = bed.spawner(gpus=gpus)
+    await spawner.choose({"gpus": gpus})
+    return spawner
+
+
+async def test_the_chosen_cards_are_on_the_container_s_label_and_no_longer_held(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    spawner = await with_cards(bed, 2)
+    await spawner.start()
+    labels = bed.engine.containers[NAME].body["Labels"]
+    assert labels[LABEL_GPUS] == "GPU-0,GPU-1"
+    assert json.loads(labels[LABEL_GROUPS]) == ["staff"]
+    assert (await bed.cards.look()).leases == ()
+    (event,) = [event async for event in spawner.progress()]
+    assert event["steps"][0]["label"] == "Choose a GPU"
+
+
+async def test_whoever_was_slower_than_somebody_outside_chooses_again(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    spawner = await with_cards(bed)
+    bed.engine.refuses["create"] = taken("GPU-0")
+
+    async def somebody_was_quicker(name: str) -> None:
+        if not bed.agent.leases:
+            bed.agent.leases.append(lease("GPU-0"))
+        else:
+            bed.engine.refuses.clear()
+
+    bed.engine.before_create = somebody_was_quicker
+    await spawner.start()
+    assert bed.engine.containers[NAME].body["Labels"][LABEL_GPUS] == "GPU-1"
+    assert (await bed.cards.look()).leases == tuple(bed.agent.leases)
+
+
+async def test_whoever_was_slower_twice_is_told_and_nothing_is_held(bed: Bed) -> None:
+    spawner = await with_cards(bed)
+    bed.engine.refuses["create"] = taken("GPU-0")
+    failed, event = await failed_start(spawner)
+    assert failed.status_code == 503
+    assert event["cause"] == "Somebody outside this site took the cards chosen for you, twice."
+    assert [call.split()[0] for call in bed.engine.calls].count("create") == 2
+    assert bed.engine.containers == {}
+    assert (await bed.cards.look()).leases == ()
+
+
+async def test_what_the_guard_refuses_is_not_read_out_to_people(bed: Bed) -> None:
+    bed.engine.refuses["create"] = RefusedError("HostConfig.Mounts: is none.", field="HostConfig.Mounts")
+    _, event = await failed_start(bed.spawner())
+    assert event["cause"] == AWAY.message
+
+
+@pytest.mark.parametrize("turns", range(1, 60, 3))
+async def test_a_start_cancelled_anywhere_holds_nothing(bed: Bed, turns: int) -> None:
+    spawner = await with_cards(bed, 2)
+    start = asyncio.create_task(spawner.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert (await bed.cards.look()).leases == ()
+    await spawner.stop()
+    assert bed.engine.containers == {}
