@@ -93,7 +93,6 @@ def test_when_no_card_is_left_the_page_has_the_numbers_the_holders_and_a_way_on(
         main = eve.get_by_role("main")
         expect(main).to_contain_text("0 of 4")
         must_be_accessible(eve)
-        eve.get_by_text("Who holds GPUs now").click()
         expect(main).to_contain_text("ada: 2 × NVIDIA H100")
         shoot(eve, "gpu-none-free")
         eve.get_by_role("button", name="Start without a GPU").click()
