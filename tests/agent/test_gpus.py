@@ -196,6 +196,15 @@ async def test_the_agent_adds_devices_and_files_of_exactly_the_leased_cards(
     assert body["HostConfig"].keys() - sent["HostConfig"].keys() == {"Devices"}
 
 
+async def test_of_other_instances_only_what_they_hold_of_these_cards_is_told(
+    fake_agent: RunningAgent, fake_engine: FakeEngine
+) -> None:
+    for number, cards in enumerate(("GPU-simulated-elsewhere", uuid(1))):
+        fake_engine.add(f"other{number}", {"Labels": {LABEL_GPUS: cards}, "Env": []})
+    (told,) = (await fake_agent.client.gpus()).leases
+    assert told.cards == (uuid(1),)
+
+
 async def test_the_engine_is_asked_once_for_all_leases(
     fake_agent: RunningAgent, fake_engine: FakeEngine
 ) -> None:

@@ -81,11 +81,18 @@ class GpuKeeper:
     async def report(self) -> GpuReport:
         """What there is, who holds it, and what is wrong.
 
+        Of other instances only what they hold of these cards is told: theirs may be simulated ones.
+
         Raises:
             EngineError: The engine does not answer.
         """
         reading = await self._read()
-        return GpuReport(reading.inventory, await self.leases(), reading.way, reading.trouble)
+        leases = tuple(
+            lease
+            for lease in await self.leases()
+            if lease.instance == self._rules.instance or any(map(reading.inventory.find, lease.cards))
+        )
+        return GpuReport(reading.inventory, leases, reading.way, reading.trouble)
 
     async def leases(self) -> tuple[Lease, ...]:
         """What every container of the engine holds, oldest first, whosever it is."""
