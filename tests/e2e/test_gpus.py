@@ -20,6 +20,7 @@ import pytest
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.adapters.visitor import Visitor
+from labdock.core.errors import StartError
 from labdock.core.gpus import GpuReport, Lease
 from tests.e2e.conftest import Guests
 from tests.stack import PASSWORD, Stack
@@ -180,6 +181,46 @@ async def test_what_is_stopped_or_removed_by_hand_is_free_again(gpu_stack: Stack
         async with Engine(gpu_stack.engine_socket) as engine:
             await engine.remove(f"{gpu_stack.instance}-session-ben")
         assert await nobody_holds_a_card(gpu_stack)
+
+
+async def test_a_session_that_crashes_or_never_gets_ready_leaves_its_card(
+    gpu_stack: Stack, gpu_guests: Guests
+) -> None:
+    async with gpu_guests("ada") as ada:
+        await ada.start(None, gpus=1)
+        assert set(await leases(gpu_stack)) == {"ada"}
+        async with Engine(gpu_stack.engine_socket) as engine:
+            shown = await engine.inspect(f"{gpu_stack.instance}-session-ada")
+        assert shown is not None
+        os.kill(shown["State"]["Pid"], signal.SIGKILL)
+        await until(lambda: nobody_holds_a_card(gpu_stack))
+        (home,) = (gpu_stack.state / "storage/homes").glob("ada-*")
+        settings = home / ".jupyter/jupyter_server_config.py"
+        settings.parent.mkdir(exist_ok=True)
+        settings.write_text("raise SystemExit('broken')\n")
+        for path in (settings.parent, settings):
+            os.chown(path, home.stat().st_uid, home.stat().st_gid)
+        with pytest.raises(StartError, match="exit code 1"):
+            await ada.start(None, gpus=1)
+        await until(lambda: nobody_holds_a_card(gpu_stack))
+
+
+async def test_the_tools_of_the_field_run_on_a_simulated_card_in_a_session(gpu_guests: Guests) -> None:
+    async with gpu_guests("ada") as ada:
+        await ada.start(None, gpus=1)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        install = (
+            "!python -m venv ~/tools && ~/tools/bin/pip install -q gpustat==1.1.1 nvitop==1.7.2; echo $?"
+        )
+        assert (await ada.run_cell(kernel, install, timeout_s=300)).endswith("0\r\n")
+        asked = "import pynvml as n; n.nvmlInit(); print(n.nvmlDeviceGetCount())"
+        assert "1" in await ada.run_cell(kernel, f"!~/tools/bin/python -W ignore -c '{asked}'")
+        for tool in ("gpustat --no-color", "nvitop --once --no-unicode"):
+            shown = await ada.run_cell(kernel, f"!~/tools/bin/{tool}; echo exit $?")
+            assert "exit 0" in shown, shown
+            assert "(simulated)" in shown, shown
+            assert "rror" not in shown, shown
 
 
 @pytest.mark.parametrize("part", ["hub", "agent"])
