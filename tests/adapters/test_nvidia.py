@@ -309,6 +309,8 @@ def test_a_card_off_the_bus_has_a_fault_and_the_others_stay(tmp_path: Path) -> N
         ({"recovery": 99}, "dmesg"),
         ({"recovery": None, "memory_errors": 2}, "2 uncorrectable"),
         ({"worn_out": True}, "exchanged"),
+        ({"uuid": ""}, "no UUID"),
+        ({"uuid": "MIG-GPU-8f0c/1/0"}, "no UUID"),
     ],
 )
 def test_a_cards_fault_is_told_in_words(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -406,6 +408,8 @@ def test_one_process_answers_until_the_library_is_another(opened: list[Nvml], li
     [
         ("read _; exec sleep 100", "broken", "within 0.3 s"),
         ("read _; printf half; exec sleep 100", "broken", "within 0.3 s"),
+        # As it is with a process that ends while a card's device does not let go of it.
+        ("read _; exec sleep 100 >&-", "broken", "within 0.3 s"),
         ("read _; kill -SEGV $$", "broken", "SIGSEGV"),
         ("exit 3", "broken", "status 3"),
         ("""echo '{"failed": [9, "Driver Not Loaded"]}'""", "broken", "Driver Not Loaded"),
@@ -450,6 +454,13 @@ def test_a_process_that_cannot_be_ended_is_not_joined_by_another(
     os.kill(int(first), signal.SIGKILL)
     os.waitid(os.P_PID, int(first), os.WEXITED | os.WNOWAIT)
     assert isinstance(nvml.ask(library), NvmlAnswer)
+
+
+def test_a_library_that_goes_while_a_driver_is_installed_is_said(opened: list[Nvml], library: Path) -> None:
+    library.unlink()
+    with pytest.raises(DriverError, match=r"libnvidia-ml\.so\.1 went") as caught:
+        asking(opened, TELLS_ITS_PID).ask(library)
+    assert caught.value.fix
 
 
 def test_the_real_program_says_that_a_library_is_none(library: Path, opened: list[Nvml]) -> None:

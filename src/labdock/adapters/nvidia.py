@@ -123,7 +123,14 @@ class Nvml:
             self._stuck = process
 
     def _running(self, library: Path) -> subprocess.Popen[bytes]:
-        known = library.stat()
+        try:
+            known = library.stat()
+        except OSError as error:
+            raise DriverError(
+                f"The driver's library {library.name} went while it was looked at ({error.strerror}).",
+                kind="broken",
+                fix="Is the driver being installed? Wait until it is, then try again.",
+            ) from error
         loaded = (library, known.st_dev, known.st_ino, known.st_mtime_ns)
         if self._loaded != loaded or (self._process is not None and self._process.poll() is not None):
             self.close()
@@ -153,7 +160,12 @@ class Nvml:
                 raise self._hangs()
             more = process.stdout.read(1 << 16)
             if not more:
-                raise _ended(process.wait())
+                try:
+                    status = process.wait(_DYING_S)
+                except subprocess.TimeoutExpired:
+                    # Its pipe is closed before the card's device, and closing that may hang.
+                    raise self._hangs() from None
+                raise _ended(status)
             answer += more
         return answer
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labdock.core.gpus import Card, Node
+from labdock.core.gpus import UUID_PATTERN, Card, Node
 
 LIBRARIES = (
     "libcuda",
@@ -229,7 +229,7 @@ def cards_of(
     """The cards in order of index: what the kernel module lists, with what NVML knows of each.
 
     *nodes* are the GPUs' nodes by minor, *mig_nodes* those of MIG capabilities by minor. A GPU that NVML
-    says nothing of, or whose node is missing, is a card with a fault.
+    says nothing of, or whose node or UUID is missing, is a card with a fault.
     """
     told = {gpu.bus: gpu for gpu in answer.gpus}
     # NVML counts in order of the bus, so the ones it lost are the ones it does not name, in that order.
@@ -252,7 +252,15 @@ def cards_of(
         else:
             cards = _split(known, gpu, node, mig_minors, mig_nodes) if known.mig else (_whole(known, node),)
             found.extend((known.index, card) for card in cards)
-    return tuple(card for _, card in sorted(found, key=lambda one: one[0]))
+    return tuple(_named(card) for _, card in sorted(found, key=lambda one: one[0]))
+
+
+def _named(card: Card) -> Card:
+    """*card*, with a fault if no lease could name it."""
+    if UUID_PATTERN.fullmatch(card.uuid):
+        return card
+    nameless = "The driver tells no UUID of it that a session could be given; a newer driver may."
+    return replace(card, fault=card.fault or nameless)
 
 
 def _whole(gpu: NvmlGpu, node: Node | None) -> Card:
