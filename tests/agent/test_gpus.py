@@ -14,6 +14,8 @@ import aiodocker
 import pytest
 
 from labdock.adapters.agent_api import AgentClient
+from labdock.agent.engine import Listed
+from labdock.agent.gpus import lease_of
 from labdock.core.gpus import (
     LABEL_DRIVER,
     LABEL_GPUS,
@@ -25,6 +27,7 @@ from labdock.core.gpus import (
     Trouble,
     Way,
 )
+from labdock.core.session import LABEL_PERSON
 from tests.adapters.drivers import INSIDE, Machine, installed, multiarch, uuid
 from tests.agent.builders import good_body
 from tests.agent.engines import EngineUnderTest, FakeEngine
@@ -145,6 +148,21 @@ async def test_a_container_started_by_hand_holds_its_card_until_it_is_removed(
     engine.remove(by_hand)
     ada = await agent.client.person("local:ada", "ada")
     await agent.create(ada, cards=(uuid(0),))
+
+
+async def test_blanks_between_cards_in_a_label_hide_none(
+    agent: RunningAgent, engine: EngineUnderTest
+) -> None:
+    engine.add_holder(f"{uuid(1)}, {uuid(0)} ")
+    assert "is taken" in await refusal(agent, "ada", uuid(0))
+
+
+@pytest.mark.parametrize(
+    ("label", "text"), [(LABEL_PERSON, "e\x1b[2Jve"), (LABEL_DRIVER, "\x07"), (LABEL_GROUPS, "[[[")]
+)
+def test_a_foreign_label_that_makes_no_sense_counts_as_nothing(label: str, text: str) -> None:
+    lease = lease_of(Listed("other", {LABEL_GPUS: uuid(0), label: text}, 1.0))
+    assert (lease.cards, lease.person, lease.driver, lease.groups) == ((uuid(0),), "", "", ())
 
 
 async def test_a_session_without_cards_is_made_as_the_hub_sent_it_and_asks_no_driver(

@@ -152,13 +152,14 @@ class GpuKeeper:
     def _write_spec(self, driver: Driver, cards: tuple[Card, ...]) -> None:
         """Let the engine's CDI know *cards*, if it knows them otherwise."""
         file = Path(self._rules.cdi_dir, cdi_file(self._rules.instance))
-        text = json.dumps(cdi_spec(driver, cards, instance=self._rules.instance), indent=2) + "\n"
+        spec = cdi_spec(driver, cards, instance=self._rules.instance)
+        text = (json.dumps(spec, indent=2) + "\n").encode()
         # Engines read only what ends in .json or .yaml.
         new = file.with_suffix(".new")
         try:
-            if file.is_file() and file.read_text("utf-8") == text:
+            if file.is_file() and file.read_bytes() == text:
                 return
-            new.write_text(text, "utf-8")
+            new.write_bytes(text)
             new.chmod(0o644)
             new.replace(file)
         except OSError as error:
@@ -178,17 +179,23 @@ def remove_spec(rules: AgentRules) -> None:
 def lease_of(container: Listed) -> Lease:
     """What *container* holds, by its labels; what means nothing in a label counts as nothing."""
     labels = container.labels
-    named = labels.get(LABEL_GPUS, "").split(",")
+    # A person may have written it, with blanks; a card that is overlooked is given twice.
+    named = [card.strip() for card in labels.get(LABEL_GPUS, "").split(",")]
     return Lease(
         container=container.name,
         cards=tuple(dict.fromkeys(card for card in named if UUID_PATTERN.fullmatch(card))),
         instance=labels.get(LABEL_INSTANCE, ""),
-        person=labels.get(LABEL_PERSON, ""),
+        person=_plain(labels.get(LABEL_PERSON, "")),
         identity=labels.get(LABEL_IDENTITY, ""),
         groups=_groups(labels.get(LABEL_GROUPS, "[]")),
         since_s=container.created_s,
-        driver=labels.get(LABEL_DRIVER, ""),
+        driver=_plain(labels.get(LABEL_DRIVER, "")),
     )
+
+
+def _plain(text: str) -> str:
+    """*text* if it can be shown on a terminal as it is."""
+    return text if text.isprintable() else ""
 
 
 def _groups(text: str) -> tuple[str, ...]:
