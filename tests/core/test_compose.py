@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from labdock.core.compose import (
+    LABEL_SETTINGS,
     PARTS,
     SERVICE_UID,
     Deployment,
@@ -177,6 +178,13 @@ def test_simulated_cards_come_from_a_part_without_network_and_with_few_rights() 
     assert driver is not None
     assert driver.state == "/var/lib/lab/simulation/state"
     assert driver.host_dev == "/var/lib/lab/simulation/dev"
+
+
+def test_another_number_of_simulated_cards_is_another_agent() -> None:
+    settings = [
+        services(deployment(simulated_gpus=number))["agent"]["labels"][LABEL_SETTINGS] for number in (4, 4, 3)
+    ]
+    assert settings[0] == settings[1] != settings[2]
 
 
 def test_an_engine_with_cdi_reads_what_the_agent_writes() -> None:

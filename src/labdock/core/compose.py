@@ -289,7 +289,8 @@ def compose(site: Deployment) -> dict[str, Any]:
             "agent": _part(
                 site,
                 "agent",
-                rules,
+                # It must not take cards that are simulated no more for lost: another number, another agent.
+                f"{rules}{site.simulated_gpus}",
                 {
                     "network_mode": "host",
                     "user": "0:0",
