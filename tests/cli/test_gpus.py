@@ -54,7 +54,7 @@ def test_json_has_every_card_and_holder_with_plain_values(labdock: Command, agen
 
 
 def test_a_card_that_vanished_under_somebody_is_told(labdock: Command, agent: FakeAgent) -> None:
-    agent.report = report(lease("GPU-9"))
+    agent.report = report(replace(lease("GPU-9"), instance="labdock"))
     assert [one["person"] for one in labdock("gpus", "--json").facts["elsewhere"]] == ["ben"]
     assert "ben holds GPU-9, which is not there any more" in labdock("gpus").out
 
@@ -133,9 +133,37 @@ def test_when_every_card_is_held_there_are_no_flags(labdock: Command, agent: Fak
     assert "No GPU is free." in done.err
 
 
-def test_by_cdi_the_flags_name_the_cards(labdock: Command, agent: FakeAgent) -> None:
-    agent.report = replace(report(), way=Way.CDI)
-    assert "=GPU-1" in labdock("gpus", "--docker-args", "GPU-1").out
+def test_where_sessions_use_cdi_the_flags_need_no_description(labdock: Command, agent: FakeAgent) -> None:
+    by_devices = labdock("gpus", "--docker-args", "GPU-1").out
+    agent.report = replace(agent.report, way=Way.CDI)
+    assert labdock("gpus", "--docker-args", "GPU-1").out == by_devices
+
+
+def test_a_card_that_is_kept_back_is_in_the_flags_only_by_name(
+    labdock: Command, agent: FakeAgent, tmp_path: Path
+) -> None:
+    agent.report = report()
+    Path("labdock.yaml").write_text('gpus: {cards: [{card: "0", use: false}]}\n')
+    flags = labdock("gpus", "--docker-args").out
+    assert "org.labdock.gpus=GPU-1 " in flags.replace("\n", " ")
+    assert "org.labdock.gpus=GPU-0" in labdock("gpus", "--docker-args", "GPU-0").out
+
+
+def test_the_flags_for_a_faulty_card_come_with_a_warning(labdock: Command, agent: FakeAgent) -> None:
+    cards = inventory(card(0, fault="It has fallen off the bus."))
+    agent.report = replace(report(), inventory=replace(cards, driver=report().inventory.driver))
+    assert "GPU-0 has a fault. It has fallen off the bus." in labdock("gpus", "--docker-args", "GPU-0").err
+
+
+def test_a_card_without_an_index_is_named_by_its_uuid(labdock: Command, agent: FakeAgent) -> None:
+    gone = replace(card(0, fault="It is gone."), index="")
+    agent.report = replace(report(), inventory=replace(inventory(gone), driver=report().inventory.driver))
+    assert "GPU GPU-0 is not given out: It is gone." in labdock("gpus").out
+
+
+def test_cards_of_another_instance_are_not_called_lost(labdock: Command, agent: FakeAgent) -> None:
+    agent.report = report(replace(lease("GPU-9"), instance="second"))
+    assert "GPU-9" not in labdock("gpus").out
 
 
 def test_without_a_labdock_the_way_out_is_up(labdock: Command) -> None:

@@ -69,13 +69,14 @@ def test_the_rules_arrive_as_they_were_written(written: GpuRules) -> None:
     assert GpuRules.from_data(asdict(written)) == written
 
 
-def test_a_session_is_outdated_when_the_driver_is_another_and_both_are_known() -> None:
+def test_a_session_is_outdated_when_the_driver_of_its_card_is_another_and_both_are_known() -> None:
     driver = Driver("570.86.15", None, (), (), "")
     lease = Lease("c", ("GPU-1",), "", "ada", "", (), 0.0, "550.54.14")
     unknown = Lease("c", ("GPU-1",), "", "", "", (), 0.0, "")
     current = Lease("c", ("GPU-1",), "", "ada", "", (), 0.0, "570.86.15")
-    report = GpuReport(Inventory(driver), (), None)
-    assert [report.outdated(one) for one in (lease, unknown, current)] == [True, False, False]
+    foreign = Lease("c", ("GPU-2",), "test", "eve", "", (), 0.0, "615.36.01")
+    report = GpuReport(Inventory(driver, (Card("GPU-1", "0", "", "", ()),)), (), None)
+    assert [report.outdated(one) for one in (lease, unknown, current, foreign)] == [True, False, False, False]
     assert not GpuReport(Inventory(), (), None).outdated(lease)
 
 

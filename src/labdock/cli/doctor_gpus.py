@@ -70,7 +70,7 @@ def _none(report: GpuReport, folders: tuple[str, ...]) -> Finding:
 def _cards(report: GpuReport) -> list[Finding]:
     return [
         Finding(
-            f"GPU {card.index}",
+            f"GPU {card.index or card.uuid}",
             not card.fault,
             card.fault or f"{card.label}, {card.uuid}",
             "It is not given out until that is mended; `dmesg | grep -i xid` and a restart of the machine "

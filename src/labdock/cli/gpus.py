@@ -14,8 +14,9 @@ import click
 from labdock.adapters.agent_api import AgentClient
 from labdock.cli.console import Console
 from labdock.cli.instance import Instance
+from labdock.core.allocation import is_kept
 from labdock.core.errors import BadRequestError, DriverError, HostError
-from labdock.core.gpus import Card, GpuReport, GpuRules, Lease, Sharing
+from labdock.core.gpus import Card, GpuReport, GpuRules, Lease, Sharing, Way
 from labdock.core.injection import docker_arguments, inject
 
 WATCH_EVERY_S = 2.0
@@ -46,7 +47,7 @@ async def watch(instance: Instance, console: Console) -> None:
 def show_facts(report: GpuReport, instance: Instance, console: Console) -> None:
     """The cards, as JSON or for people."""
     rules = instance.config.gpus
-    console.facts(facts(report, rules), lambda: show(report, rules, console))
+    console.facts(facts(report, rules), lambda: show(report, instance.name, rules, console))
 
 
 def facts(report: GpuReport, rules: GpuRules) -> dict[str, Any]:
@@ -94,8 +95,8 @@ def _holder(lease: Lease, report: GpuReport) -> dict[str, Any]:
     }
 
 
-def show(report: GpuReport, rules: GpuRules, console: Console) -> None:
-    """The cards for people, a line each."""
+def show(report: GpuReport, instance: str, rules: GpuRules, console: Console) -> None:
+    """The cards for people, a line each; *instance* is the one that shows them."""
     driver = report.inventory.driver
     if report.trouble is not None:
         console.say(f"The GPUs cannot be used: {report.trouble.message}")
@@ -116,8 +117,11 @@ def show(report: GpuReport, rules: GpuRules, console: Console) -> None:
         )
     for card in report.inventory.cards:
         if card.fault:
-            console.say(f"\nGPU {card.index} is not given out: {card.fault}")
+            console.say(f"\nGPU {card.index or card.uuid} is not given out: {card.fault}")
     for lease in report.leases:
+        if lease.instance not in {"", instance}:
+            # Its cards may be simulated ones of its own.
+            continue
         for uuid in lease.cards:
             if report.trouble is None and report.inventory.find(uuid) is None:
                 console.say(f"\n{_name(lease)} holds {uuid}, which is not there any more.")
@@ -143,7 +147,7 @@ def in_words(report: GpuReport) -> str:
 def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:
     share = rules.share_of(card)
     leases = [lease for lease in report.leases if card.uuid in lease.cards]
-    kept = rules.keeps(card) or (share.kind is Sharing.MIG and not card.part_of)
+    kept = is_kept(card, share, rules)
     held = ", ".join(_name(lease) for lease in leases)
     return (
         card.index,
@@ -171,6 +175,9 @@ def say_docker_arguments(
 ) -> None:
     """The flags with which a plain ``docker run`` gets the cards *uuids*; without them, all that are free.
 
+    Where sessions get theirs by CDI the flags name devices all the same, which every engine takes: the
+    description is as old as the last session that was started.
+
     Raises:
         DriverError: The driver does not work.
         HostError: There is no GPU.
@@ -184,11 +191,13 @@ def say_docker_arguments(
     if report.inventory.simulated:
         console.note("These GPUs are simulated.")
     held = {uuid for lease in report.leases for uuid in lease.cards}
-    cards = tuple(
-        card
+    rules = instance.config.gpus
+    free = {
+        card.uuid
         for card in report.inventory.cards
-        if (card.uuid in uuids if uuids else not card.fault and card.uuid not in held)
-    )
+        if not (card.fault or card.uuid in held or is_kept(card, rules.share_of(card), rules))
+    }
+    cards = tuple(card for card in report.inventory.cards if card.uuid in (uuids or free))
     missing = set(uuids) - {card.uuid for card in cards}
     if missing or not cards:
         raise BadRequestError(
@@ -199,5 +208,8 @@ def say_docker_arguments(
     for card in cards:
         if card.uuid in held:
             console.note(f"Careful: {card.uuid} is held by somebody's session.")
-    flags = docker_arguments(inject(report.way, driver, cards, instance=instance.name), cards)
+        if card.fault:
+            console.note(f"Careful: {card.uuid} has a fault. {card.fault}")
+    way = Way.DEVICES if report.way is Way.CDI else report.way
+    flags = docker_arguments(inject(way, driver, cards, instance=instance.name), cards)
     console.facts(list(flags), lambda: console.say(shlex.join(flags)))

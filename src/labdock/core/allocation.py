@@ -122,10 +122,10 @@ def allocate(
 
 def _usable(card: Card, share: Share, rules: GpuRules) -> bool:
     """Whether anybody may get *card* at all."""
-    return not card.fault and not _kept(card, share, rules)
+    return not card.fault and not is_kept(card, share, rules)
 
 
-def _kept(card: Card, share: Share, rules: GpuRules) -> bool:
+def is_kept(card: Card, share: Share, rules: GpuRules) -> bool:
     """Whether *rules* keep *card* from everybody: for the host, or whole where slices are shared."""
     return rules.keeps(card) or (share.kind is Sharing.MIG and not card.part_of)
 
@@ -274,7 +274,7 @@ def check_lease(
         if card.fault:
             raise refuse(f"{uuid} is not given out: {card.fault}")
         share = rules.share_of(card)
-        if _kept(card, share, rules):
+        if is_kept(card, share, rules):
             raise refuse(f"{uuid} is kept back by the configuration.")
         seats = share.seats
         counted += seats is not None
@@ -304,7 +304,7 @@ def offers(inventory: Inventory, held: Held, rules: GpuRules) -> tuple[Offer, ..
     kinds: dict[tuple[str, int | None, Share], list[Card]] = {}
     for card in inventory.cards:
         share = rules.share_of(card)
-        if not _kept(card, share, rules):
+        if not is_kept(card, share, rules):
             kinds.setdefault((card.label, card.memory_bytes, share), []).append(card)
     found = []
     for (label, memory_bytes, share), cards in kinds.items():

@@ -150,9 +150,15 @@ class GpuReport:
     trouble: Trouble | None = None
 
     def outdated(self, lease: Lease) -> bool:
-        """Whether the driver was changed since the lease's container was made."""
+        """Whether the driver was changed since the lease's container was made.
+
+        Of a lease on none of these cards nothing is known: another instance's simulated ones have a driver
+        of their own.
+        """
         driver = self.inventory.driver
-        return bool(driver and lease.driver and lease.driver != driver.version)
+        if driver is None or not any(self.inventory.find(uuid) for uuid in lease.cards):
+            return False
+        return lease.driver not in {"", driver.version}
 
     def to_json(self) -> str:
         return json.dumps(asdict(self)) + "\n"
