@@ -206,6 +206,11 @@ async def test_a_start_sends_the_choice_and_returns_the_last_state_of_the_steps(
     assert site.chosen == {"_xsrf": XSRF, "image": "torch"}
 
 
+async def test_a_start_with_cards_says_how_many(site: FakeSite, visitor: Visitor) -> None:
+    await visitor.start(None, gpus=2)
+    assert site.chosen == {"_xsrf": XSRF, "gpus": "2"}
+
+
 async def test_a_start_without_a_choice_leaves_it_to_the_site(site: FakeSite, visitor: Visitor) -> None:
     site.start = [{}, *GOOD_START]
     await visitor.start(None)

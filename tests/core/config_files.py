@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from labdock.core.config import DECLARATION
+from labdock.core.people import RESERVED_NAMES
 from labdock.core.settings import Entry, Items, Node, Record, Scalar, Table
 
 Files = st.SearchStrategy[dict[str, Any]]
@@ -15,7 +16,7 @@ lines_of_text = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=40
 )
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}(?:[._-][a-z0-9]{1,5})?", fullmatch=True).filter(
-    lambda name: name not in {"root", "lab", "nobody", "daemon"}
+    lambda name: name not in RESERVED_NAMES
 )
 ports = st.integers(1, 65535)
 local_urls = st.builds(

@@ -68,7 +68,8 @@ class Visitor:
             StartError: It failed; with the cause and the last lines.
         """
         page = await self._page("GET", "/hub/spawn")
-        form = {"_xsrf": _xsrf(page), "gpus": str(gpus), **({"image": image} if image else {})}
+        wish = {**({"image": image} if image else {}), **({"gpus": str(gpus)} if gpus else {})}
+        form = {"_xsrf": _xsrf(page), **wish}
         if "spawn-pending" not in page:
             await self._page("POST", "/hub/spawn", form=form)
         steps: list[dict[str, Any]] = []
@@ -248,6 +249,8 @@ def _plain(text: str) -> str:
     try:
         return str(json.loads(text)["message"])[:300]
     except (ValueError, KeyError, TypeError):
-        main = re.search(r"<main.*?</main>|<body.*?</body>", text, re.DOTALL)
+        main = re.search(r"<main.*?</main>", text, re.DOTALL) or re.search(
+            r"<body.*?</body>", text, re.DOTALL
+        )
         words = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", main[0] if main else text, flags=re.DOTALL)
         return " ".join(unescape(words).split())[:300]
