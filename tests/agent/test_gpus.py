@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.agent.engine import Listed
-from labdock.agent.gpus import lease_of
+from labdock.agent.gpus import LOCK, lease_of
 from labdock.core.gpus import (
     LABEL_DRIVER,
     LABEL_GPUS,
@@ -119,6 +120,23 @@ async def test_of_many_who_want_one_card_at_once_exactly_one_gets_it(
     assert {error.status for error in refused} == {403}
     assert all(f"{uuid(1)} is taken" in error.message for error in refused)
     assert engine.containers() == made
+
+
+async def test_while_another_instance_gives_out_cards_nobody_here_gets_one_by_older_leases(
+    agent: RunningAgent, engine: EngineUnderTest, machine: Machine
+) -> None:
+    ada, bob = [await agent.client.person(f"local:{name}", name) for name in ("ada", "bob")]
+    lock = os.open(Path(machine.places.dev, LOCK), os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(agent.create(ada, cards=(uuid(0),)))
+        await agent.create(bob)
+        engine.add_holder(uuid(0))
+        assert not waiting.done()
+    finally:
+        os.close(lock)
+    with pytest.raises(aiodocker.DockerError, match="is taken"):
+        await waiting
 
 
 async def test_a_session_that_ended_holds_its_card_until_its_container_is_gone(

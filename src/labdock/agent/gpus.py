@@ -6,10 +6,13 @@ Nothing is asked unless somebody wants to know: an idle machine stays idle.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,12 @@ log = logging.getLogger(__name__)
 
 FRESH_S = 2.0
 """How long what was read holds."""
+
+LOCK = ".labdock-gpus.lock"
+"""Below the folder of devices, which every instance's agent on the machine sees."""
+
+_LOCK_PATIENCE_S = 60.0
+_LOCK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +108,38 @@ class GpuKeeper:
         listed = await self._engine.labelled(LABEL_GPUS)
         return tuple(sorted(map(lease_of, listed), key=lambda lease: (lease.since_s, lease.container)))
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Keeps other instances' agents on this machine from giving out cards meanwhile.
+
+        Simulated cards are the instance's own: nobody else gives them out.
+
+        Raises:
+            HostError: Another agent does not let go within a minute, or the lock cannot be made.
+        """
+        places = self._rules.driver
+        if places is None or places.state:
+            yield
+            return
+        file = Path(places.dev, LOCK)
+        try:
+            # For root alone, so that nobody else can hold it.
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise HostError(
+                f"The lock for giving out GPUs, {file}, cannot be made: {error.strerror}.",
+                fix="Write Labdock's parts anew: labdock up",
+            ) from error
+        try:
+            await _lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
     async def with_cards(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The checked *body* with the cards that its label names, and all that they take.
 
-        Whoever calls lets nobody else call from before this until the container is made.
+        Whoever calls lets nobody else call from before this until the container is made, and is ``alone``.
 
         Raises:
             RefusedError: A card cannot be given, or none can.
@@ -168,6 +205,26 @@ class GpuKeeper:
                 fix="Write Labdock's parts anew: labdock up. Or set gpus.inject to devices.",
             ) from error
         log.info("gpus: wrote %s with %d cards, driver %s", file, len(cards), driver.version)
+
+
+async def _lock(descriptor: int) -> None:
+    try:
+        async with asyncio.timeout(_LOCK_PATIENCE_S):
+            while not _locked(descriptor):  # noqa: ASYNC110  another process tells of no event
+                await asyncio.sleep(_LOCK_EVERY_S)
+    except TimeoutError as error:
+        raise HostError(
+            f"Another Labdock on this machine is giving out GPUs for more than {_LOCK_PATIENCE_S:g} s.",
+            fix="Try again. If it stays so: labdock --instance NAME restart agent, for the other one.",
+        ) from error
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def remove_spec(rules: AgentRules) -> None:

@@ -129,7 +129,7 @@ class AgentServer:
         checked = check_create(wanted, dict(call.query), self._rules, self._homes.registry)
         if LABEL_GPUS not in checked["Labels"]:
             return await self._make(call, checked)
-        async with self._lending:
+        async with self._lending, self._gpus.alone():
             return await self._make(call, await self._gpus.with_cards(checked))
 
     async def _make(self, call: Call, body: Mapping[str, Any]) -> web.Response:
