@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import os
 import signal
@@ -461,6 +462,27 @@ def test_a_library_that_goes_while_a_driver_is_installed_is_said(opened: list[Nv
     with pytest.raises(DriverError, match=r"libnvidia-ml\.so\.1 went") as caught:
         asking(opened, TELLS_ITS_PID).ask(library)
     assert caught.value.fix
+
+
+CHATTERS = """
+import os, sys
+from labdock.adapters import nvml_child
+
+def answer():
+    os.write(1, b"a library's own words\\n")
+    return {"failed": [9, "Driver Not Loaded"]}
+
+nvml_child.answer = answer
+nvml_child.main()
+"""
+
+
+def test_what_a_library_prints_is_no_answer(opened: list[Nvml]) -> None:
+    # In the library's place one that can be loaded anywhere: this very program's.
+    nvml = Nvml(command=(sys.executable, "-c", CHATTERS))
+    opened.append(nvml)
+    with pytest.raises(DriverError, match="Driver Not Loaded"):
+        nvml.ask(Path(_ctypes.__file__))
 
 
 def test_the_real_program_says_that_a_library_is_none(library: Path, opened: list[Nvml]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -121,10 +122,13 @@ def _slices(handle: Any, ask: _Asking) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Answer until the input ends."""
+    # What the library itself prints goes to the log, and never between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # The binding asks for the library by its bare name, and gets the one that is loaded already.
     ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
     for _ in sys.stdin:
-        print(json.dumps(answer()), flush=True)
+        print(json.dumps(answer()), file=answers, flush=True)
 
 
 if __name__ == "__main__":
