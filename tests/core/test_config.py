@@ -18,7 +18,6 @@ from labdock.core.config import (
     Shared,
     dump,
     find_problems,
-    format_size,
     parse,
 )
 from labdock.core.errors import ConfigError
@@ -36,6 +35,7 @@ from labdock.core.settings import (
     Table,
     node_of,
 )
+from labdock.core.sizes import format_size
 from tests.core.config_files import good_files, trees
 
 

@@ -44,7 +44,7 @@ async def machine(hub: Hub) -> AsyncIterator[None]:
 async def held(hub: Hub) -> list[str]:
     """Who holds cards, as everybody is told it."""
     told = (await hub.api("GET", "/labdock/gpus")).json
-    return [person for one in told["cards"] for person in one["held_by"]]
+    return [holder["person"] for one in told["cards"] for holder in one["held_by"]]
 
 
 def taken(hub: Hub, *uuids: str) -> None:
@@ -275,7 +275,8 @@ async def test_whoever_is_signed_in_is_told_of_the_cards_and_nobody_else(hub: Hu
     browser = await hub.member("gus")
     assert (await submit(browser, gpu="any")).status == 302
     told = await browser.get("/hub/api/labdock/gpus")
-    assert [one["held_by"] for one in told.json["cards"]] == [["gus"], []]
+    holders = [[holder["person"] for holder in one["held_by"]] for one in told.json["cards"]]
+    assert holders == [["gus"], []]
     assert told.json["mine"][0]["cards"] == ["GPU-0"]
     assert "local:" not in told.text
     assert (await hub.browser().get("/hub/api/labdock/gpus")).status == 403

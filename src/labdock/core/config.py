@@ -13,7 +13,6 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +45,7 @@ from labdock.core.settings import (
     value_of,
     whole_number,
 )
+from labdock.core.sizes import SIZE_PATTERN, format_size, parse_size
 
 # The rules for single values. Each is a JSON Schema too; what that cannot say is checked in code.
 
@@ -62,11 +62,8 @@ _SYSTEM_FOLDERS = (
     r"/(?:(?:proc|sys|dev|run|boot|etc|root|var/run|var/lib/docker)(?:/|$)|var/?$|var/lib/?$|usr/?$)"
 )
 _FOLDER = rf"(?!{_SYSTEM_FOLDERS})(?:/(?!\.{{1,2}}(?:/|$))[^/\u0000-\u001f\u007f\ud800-\udfff]+)+/?"
-_SIZE = r"(?!0+(?:\.0+)?[KMGT])[0-9]{1,6}(?:\.[0-9]{1,3})?[KMGT]"
 _ANY_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(?:i?b)?\s*", re.IGNORECASE)
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _MOST_BYTES = 2**60
-_MOST_UNITS = 999_999
 _SHORT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _IMAGE_ID = r"[a-z0-9][a-z0-9-]{0,29}"
 
@@ -114,19 +111,18 @@ RESERVED_TRAITS: Mapping[str, str] = {trait: way for traits, way in _RESERVED fo
 def _size(least_bytes: int, *, or_none: bool) -> Value:
     """A kind that takes a size, as text with a unit or as whole bytes."""
     words = 'a size such as 8G, or "none"' if or_none else "a size such as 8G"
-    pattern = re.compile(_SIZE)
 
     def read(value: Plain) -> object | Wrong:
         if or_none and value == "none":
             return None
-        if isinstance(value, str) and pattern.fullmatch(value):
-            size_bytes = int(Decimal(value[:-1]) * _UNITS[value[-1]])
+        if isinstance(value, str) and (size := parse_size(value)) is not None:
+            size_bytes = size
         elif isinstance(value, int) and not isinstance(value, bool):
             size_bytes = value
         else:
             loose = _ANY_SIZE.fullmatch(value) if isinstance(value, str) else None
             near = f"{loose[1]}{loose[2].upper()}" if loose else ""
-            hint = f"Write {near}." if pattern.fullmatch(near) else "K, M, G and T are powers of 1024."
+            hint = f"Write {near}." if parse_size(near) is not None else "K, M, G and T are powers of 1024."
             return Wrong(f"is not {words}", hint)
         if size_bytes < least_bytes:
             hint = f"A plain number is bytes; did you mean {value}G?" if isinstance(value, int) else ""
@@ -135,7 +131,7 @@ def _size(least_bytes: int, *, or_none: bool) -> Value:
             return Wrong(f"is more than {format_size(_MOST_BYTES)}")
         return size_bytes
 
-    text = {"type": "string", "pattern": f"^(?:{_SIZE}{'|none' if or_none else ''})$"}
+    text = {"type": "string", "pattern": f"^(?:{SIZE_PATTERN}{'|none' if or_none else ''})$"}
     number = {"type": "integer", "minimum": least_bytes, "maximum": _MOST_BYTES}
     return Value(
         words,
@@ -653,11 +649,3 @@ def dump(config: Config) -> dict[str, Any]:
     """*config* as plain nested values, every setting written out; ``parse(node_of(dump(c))) == c``."""
     plain: dict[str, Any] = DECLARATION.plain(config)
     return plain
-
-
-def format_size(size_bytes: int) -> str | int:
-    """*size_bytes* in the largest unit that says it exactly (``8G``); the number itself if none does."""
-    for unit, factor in reversed(_UNITS.items()):
-        if size_bytes and size_bytes % factor == 0 and size_bytes // factor <= _MOST_UNITS:
-            return f"{size_bytes // factor}{unit}"
-    return size_bytes

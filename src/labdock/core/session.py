@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from labdock.core.errors import BadRequestError
 from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, NO_GPU, GpuRequest
 from labdock.core.people import LAB_GID, Person, session_home
+from labdock.core.sizes import parse_size
 
 LABEL_INSTANCE = "org.labdock.instance"
 LABEL_ROLE = "org.labdock.role"
@@ -129,9 +129,7 @@ def session_hostname(person: str, server: str = "") -> str:
 
 
 _COUNT = re.compile(r"[0-9]{1,4}")
-_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([KMGT])")
 _BYTES = re.compile(r"[0-9]{1,18}")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice, ...]) -> StartRequest:
@@ -189,10 +187,10 @@ def _parse_memory(value: object) -> int | None:
     """The bytes in *value*, None when it is empty."""
     if value == "":
         return None
-    size = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    size = parse_size(value) if isinstance(value, str) else None
     memory_bytes = 0
-    if size:
-        memory_bytes = int(Decimal(size[1]) * _UNITS[size[2]])
+    if size is not None:
+        memory_bytes = size
     elif isinstance(value, int) and not isinstance(value, bool):
         memory_bytes = value
     elif isinstance(value, str) and _BYTES.fullmatch(value):

@@ -170,7 +170,11 @@ class GpusAPIHandler(_API):
                         "memory_bytes": card.memory_bytes,
                         "fault": card.fault,
                         "seats": self._cards.rules.share_of(card).seats,
-                        "held_by": [lease.person for lease in report.leases if card.uuid in lease.cards],
+                        "held_by": [
+                            {"person": lease.person, "since": iso_time(lease.since_s)}
+                            for lease in report.leases
+                            if card.uuid in lease.cards
+                        ],
                     }
                     for card in inventory.cards
                 ],

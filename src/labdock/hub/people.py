@@ -140,9 +140,9 @@ class People:
         return MadeLink(name, kind, url, expires_at)
 
 
-def iso_time(unix_s: int) -> str:
+def iso_time(unix_s: float) -> str:
     """*unix_s* as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+    return datetime.fromtimestamp(int(unix_s), UTC).isoformat()
 
 
 def sign_out_everywhere(db: Any, user: Any) -> None:
