@@ -176,7 +176,7 @@ class Bench:
     async def _gpus(self) -> None:
         hub, name = self._ours.hub(), "gpu01"
         await self._ours.add_people((name,))
-        self._keep(gpus.choosing(), await gpus.refreshing(self._ours))
+        self._keep(*gpus.choosing(), await gpus.refreshing(self._ours))
         # The first start of all makes the home.
         await hub.start(name, limit_s=LIMIT_S)
         await hub.stop(name)

@@ -35,3 +35,12 @@ async def test_a_number_from_before_a_restart_gets_every_end_since() -> None:
 async def test_a_number_from_the_future_is_answered_at_once() -> None:
     async with asyncio.timeout(1):
         assert await Ends(0).after(7, patience_s=60) == (0, ())
+
+
+async def test_nobody_waits_for_an_agent_that_is_about_to_end() -> None:
+    ends = Ends(7)
+    waiting = asyncio.create_task(ends.after(7, patience_s=60))
+    await asyncio.sleep(0)
+    ends.close()
+    assert await asyncio.wait_for(waiting, 5) == (7, ())
+    assert await asyncio.wait_for(ends.after(7, patience_s=60), 5) == (7, ())

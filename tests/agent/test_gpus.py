@@ -315,6 +315,22 @@ async def test_the_driver_is_not_asked_again_within_two_seconds(
     assert len(machine.asked) == 2
 
 
+async def test_what_took_long_to_ask_is_not_asked_again_for_three_times_as_long(
+    fake_agent: RunningAgent, machine: Machine, clock: Clock
+) -> None:
+    def hang() -> None:
+        clock.now += 10
+
+    machine.until = hang
+    await fake_agent.client.gpus()
+    clock.now += 29.9
+    await fake_agent.client.gpus()
+    assert len(machine.asked) == 1
+    clock.now += 0.1
+    await fake_agent.client.gpus()
+    assert len(machine.asked) == 2
+
+
 def slow_driver(machine: Machine) -> tuple[threading.Event, threading.Event]:
     """One event for being asked, one that lets it answer."""
     asked, answered = threading.Event(), threading.Event()

@@ -285,3 +285,13 @@ def test_no_seat_is_given_twice_and_no_hold_is_left(
         assert len((await ask(cards, ADA, GpuRequest(2))).cards) == 2
 
     asyncio.run(all_lives())
+
+
+async def test_a_page_does_without_an_answer_that_is_late_or_does_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("labdock.hub.cards.GLANCE_S", 0.01)
+    assert await Machine(away=True).cards().glance() is None
+    machine = Machine(before=1_000_000)
+    assert await machine.cards().glance() is None
+    assert await Machine().cards().glance() is not None

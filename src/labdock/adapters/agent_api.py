@@ -113,7 +113,13 @@ class AgentClient:
     async def gpus(self) -> GpuReport:
         """The machine's cards, who holds them, how they are given, and what is wrong with them."""
         _, data = await self._ask("GET", "/labdock/gpus")
-        return GpuReport.from_json(json.dumps(data))
+        try:
+            return GpuReport.from_json(json.dumps(data))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EngineError(
+                "The agent tells of GPUs in a way that is not understood.",
+                fix="It is of another version: labdock up",
+            ) from error
 
     async def health(self) -> tuple[str, ...]:
         """What is wrong with the agent's work, a sentence each; empty when all is well."""

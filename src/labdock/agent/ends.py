@@ -20,6 +20,12 @@ class Ends:
         self._names: deque[tuple[int, str]] = deque(maxlen=KEPT)
         self._last = first
         self._more = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """Let nobody wait any longer: the agent is about to end."""
+        self._closed = True
+        self._more.set()
 
     def add(self, name: str) -> None:
         """The session in the container *name* has ended."""
@@ -30,7 +36,7 @@ class Ends:
 
     async def after(self, number: int, *, patience_s: float) -> tuple[int, tuple[str, ...]]:
         """The last number and the containers that ended after *number*; waits for one if it is the last."""
-        if number == self._last:
+        if number == self._last and not self._closed:
             try:
                 async with asyncio.timeout(patience_s):
                     await self._more.wait()

@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 FRESH_S = 2.0
 """How long what was read holds."""
 
+HELD_FOR = 3
+"""What took long to read, as from a driver that hangs, holds for so many times as long as that took."""
+
 LOCK = ".labdock-gpus.lock"
 """Below the folder of devices, which every instance's agent on the machine sees."""
 
@@ -57,7 +60,7 @@ class _Reading:
     inventory: Inventory
     way: Way | None
     trouble: Trouble | None
-    at_s: float
+    until_s: float
 
 
 class GpuKeeper:
@@ -162,15 +165,16 @@ class GpuKeeper:
 
     async def _read(self) -> _Reading:
         async with self._reading_lock:
-            if self._last is None or self._clock() - self._last.at_s >= FRESH_S:
-                self._last = await self._read_anew()
+            begun_s = self._clock()
+            if self._last is None or begun_s >= self._last.until_s:
+                self._last = await self._read_anew(begun_s)
             return self._last
 
-    async def _read_anew(self) -> _Reading:
+    async def _read_anew(self, begun_s: float) -> _Reading:
         inventory, way, trouble = Inventory(), None, None
         places = self._rules.driver
         if places is None:
-            return _Reading(inventory, way, trouble, self._clock())
+            return _Reading(inventory, way, trouble, self._until(begun_s))
         try:
             inventory = await asyncio.to_thread(read_inventory, places, self._nvml, own_dev=self._own_dev)
             self._seen = with_vanished(self._seen, inventory.cards)
@@ -184,7 +188,11 @@ class GpuKeeper:
             trouble = Trouble(error.label, error.message, error.fix)
         if trouble is not None and (self._last is None or self._last.trouble != trouble):
             log.warning("gpus: %s %s", trouble.message, trouble.fix)
-        return _Reading(inventory, way, trouble, self._clock())
+        return _Reading(inventory, way, trouble, self._until(begun_s))
+
+    def _until(self, begun_s: float) -> float:
+        now_s = self._clock()
+        return now_s + max(FRESH_S, HELD_FOR * (now_s - begun_s))
 
     def _write_spec(self, driver: Driver, cards: tuple[Card, ...]) -> None:
         """Let the engine's CDI know *cards*, if it knows them otherwise."""

@@ -68,6 +68,8 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
                 group.create_task(network.run())
                 group.create_task(watch.run())
         finally:
+            # The hub waits for the next end for a minute at a time.
+            ends.close()
             await runner.cleanup()
             nvml.close()
 

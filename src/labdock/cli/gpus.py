@@ -105,7 +105,6 @@ def show(report: GpuReport, instance: str, rules: GpuRules, console: Console) ->
         console.say(
             "This machine has no NVIDIA GPU. `labdock up --simulate-gpus 4` shows what it would be like."
         )
-        return
     if driver is not None:
         cuda = f", CUDA up to {driver.cuda[0]}.{driver.cuda[1]}" if driver.cuda else ""
         simulated = "SIMULATED GPUs, " if report.inventory.simulated else ""
@@ -133,7 +132,7 @@ def show(report: GpuReport, instance: str, rules: GpuRules, console: Console) ->
 
 
 def in_words(report: GpuReport) -> str:
-    """What cards there are, in a line: "4 GPUs: 4 x NVIDIA H100"."""
+    """What cards there are, in a line: "4 GPUs: 4 x NVIDIA H100; 1 is not given out"."""
     if report.trouble is not None:
         return f"The GPUs cannot be used: {report.trouble.message} {report.trouble.fix}"
     cards = report.inventory.cards
@@ -141,7 +140,9 @@ def in_words(report: GpuReport) -> str:
         return "No GPU: sessions run without."
     kinds = Counter(card.label for card in cards)
     number = "1 GPU" if len(cards) == 1 else f"{len(cards)} GPUs"
-    return f"{number}: {', '.join(f'{count} x {label}' for label, count in kinds.items())}"
+    faulty = sum(bool(card.fault) for card in cards)
+    ill = f"; {faulty} {'is' if faulty == 1 else 'are'} not given out: `labdock gpus`" if faulty else ""
+    return f"{number}: {', '.join(f'{count} x {label}' for label, count in kinds.items())}{ill}"
 
 
 def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def parse_shared_object(read: Read) -> SharedObject | None:
     entry_size, entries = _number(header, 54, 2), _number(header, 56, 2)
     if entry_size < 56:
         return None
-    table = read(_number(header, 32, 8), entry_size * entries)
+    table = read(_number(header, 32, 8), min(entry_size * entries, _LARGEST_TABLE))
     segments = [table[at : at + entry_size] for at in range(0, len(table) - entry_size + 1, entry_size)]
     dynamic = next((one for one in segments if _number(one, 0, 4) == _DYNAMIC), None)
     tags = {} if dynamic is None else _tags(read(_number(dynamic, 8, 8), _size(dynamic)))

@@ -174,7 +174,9 @@ class _GpuSettings:
         default=(),
         metadata=describe(
             ListOf(Record(settings_of(_CardSettings), CardRule), named="card", unique=lambda rule: rule.card),
-            help="Exceptions for single cards or models; the first that fits a card holds.",
+            help="Exceptions for single cards or models. "
+            "Of several lines with share that fit a card the first holds; "
+            "use: false in any of them keeps the card back.",
             example=[{"card": "A100", "share": "mig"}],
         ),
     )
@@ -191,7 +193,8 @@ class _GpuSettings:
         default=GpuRules().per_person,
         metadata=describe(
             number_or_none(0, MOST_CARDS),
-            help="The most cards one person may hold at once in all their sessions.",
+            help="The most cards one person may hold at once in all their sessions. "
+            "Cards shared by all count too, and are given whatever the limits say.",
             example=2,
             unit="cards",
         ),

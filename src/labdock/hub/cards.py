@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from labdock.core.allocation import WITHOUT_GPU, Held, allocate, check_request
-from labdock.core.errors import DriverError
+from labdock.core.errors import DriverError, EngineError
 from labdock.core.gpus import GpuReport, GpuRequest, GpuRules, Holder, Lease
+
+GLANCE_S = 2.0
+"""How long a page waits for what is known of the GPUs; a driver may hang."""
 
 
 class Reporter(Protocol):
@@ -77,6 +80,14 @@ class Cards:
         reading = await self._read()
         holds = tuple(hold.lease for hold in self._counting(reading))
         return replace(reading.report, leases=reading.report.leases + holds)
+
+    async def glance(self) -> GpuReport | None:
+        """The report for a page that is about more than GPUs; None when none comes within GLANCE_S."""
+        try:
+            async with asyncio.timeout(GLANCE_S):
+                return await self.look()
+        except (EngineError, TimeoutError):
+            return None
 
     async def hold(self, request: GpuRequest, holder: Holder, container: str) -> Hold:
         """Choose cards for *request* and keep them for *container* until the hold is ended.

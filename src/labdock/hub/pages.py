@@ -20,7 +20,7 @@ from tornado import web
 
 from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
 from labdock.core.allocation import Held, Offer, offers
-from labdock.core.errors import AccountError, BadRequestError, EngineError, HubError, LabdockError
+from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError
 from labdock.core.gpus import GpuReport, Lease
 from labdock.core.session import Limits
 from labdock.core.site import HubSettings
@@ -74,11 +74,8 @@ def template_vars(settings: HubSettings, store: AccountStore, cards: Cards) -> d
         return account is not None and not account.has_password
 
     async def gpus_of(container: str) -> HeldGpus | None:
-        try:
-            return held_gpus(await cards.look(), container)
-        except EngineError:
-            # The page is about more than GPUs.
-            return None
+        report = await cards.glance()
+        return None if report is None else held_gpus(report, container)
 
     return {
         "site_name": settings.site_name,
@@ -231,9 +228,10 @@ async def options_form(spawner: Any) -> str:
     ``start_progress.failure``.
     """
     settings: HubSettings = spawner.settings
-    try:
-        gpus = gpu_form(await spawner.cards.look(), settings, spawner.user_options)
-    except EngineError:
+    report = await spawner.cards.glance()
+    if report is not None:
+        gpus = gpu_form(report, settings, spawner.user_options)
+    else:
         gpus = GpuForm(trouble="Nothing is known of the GPUs now: the part that asks them does not answer.")
     offered = [image.id for image in settings.images]
     chosen = spawner.user_options.get("image")
