@@ -237,6 +237,60 @@ print(*[name for name in sys.stdin.read().split() if not hasattr(library, name)]
     assert python(root, program, symbols).strip() == ""
 
 
+def test_nothing_answers_before_init_and_no_pointer_to_nowhere_is_followed(root: Path) -> None:
+    program = """
+import ctypes, sys
+library = ctypes.CDLL("libnvidia-ml.so.1")
+# Counting takes no handle: it would be the place to write to.
+devices = [name for name in sys.stdin.read().split()
+           if name.startswith("nvmlDevice") and not name.startswith("nvmlDeviceGetCount")]
+def codes(handle):
+    return sorted({getattr(library, name)(handle, None, None, None, None, None) for name in devices})
+before = codes(None)
+library.nvmlInit_v2()
+handle = ctypes.c_void_p()
+library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
+print(before, codes(None), codes(handle))
+"""
+    # Uninitialized; then invalid argument, or not supported where a function has no meaning here.
+    assert python(root, program, (SOURCES / "symbols.txt").read_text()).strip() == "[1] [2, 3] [2, 3]"
+
+
+def test_a_limit_of_memory_is_kept_for_a_cgroup_until_it_is_cleared(root: Path, tmp_path: Path) -> None:
+    cgroup = tmp_path / "cgroup"
+    cgroup.mkdir()
+    (cgroup / "cgroup.procs").write_text("70\n71\n")
+    change(root, "card 0", {"processes": f"71:{3 * GIB},80:{GIB}"})
+    program = f"""
+import pynvml as n
+n.nvmlInit()
+card, other = n.nvmlDeviceGetHandleByIndex(0), n.nvmlDeviceGetHandleByIndex(1)
+def set_limits(path, soft, hard):
+    limits = n.c_nvmlSetMemoryLimits_v1_t()
+    limits.nameSpace, limits.softLimit, limits.hardLimit = path, soft, hard
+    return outcome(n.nvmlDeviceSetMemoryLimits_v1, card, limits)
+def get_limits(device):
+    limits = n.c_nvmlGetMemoryLimits_v1_t()
+    limits.nameSpace = path
+    return outcome(n.nvmlDeviceGetMemoryLimits_v1, device, limits) or (
+        limits.softLimit, limits.hardLimit, limits.currentUsed)
+def outcome(function, device, limits):
+    try:
+        function(device, limits)
+    except n.NVMLError as error:
+        return type(error).__name__.removeprefix("NVMLError_")
+path, gib = {str(cgroup).encode()!r}, 1 << 30
+print(get_limits(card), set_limits(path, 0, 8 * gib), get_limits(card), get_limits(other))
+print(set_limits(path, 2, 1), set_limits(path, 0, 81 * gib), set_limits(path + b"/none", 0, 1))
+print(set_limits(path, 0, 2**64 - 1), get_limits(card))
+"""
+    assert python(root, program).splitlines() == [
+        f"NotFound None (0, {8 * GIB}, {3 * GIB}) NotFound",
+        "InvalidArgument InvalidArgument OperatingSystem",
+        "None NotFound",
+    ]
+
+
 @pytest.mark.parametrize("name", ["libnvidia-ml.so", "libcuda.so", "nvidia-smi"])
 def test_nothing_compiled_needs_a_newer_glibc_than_the_oldest_image_has(compiled: Path, name: str) -> None:
     versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", (compiled / name).read_bytes())
