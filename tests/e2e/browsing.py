@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
 from tests.stack import PASSWORD
 
@@ -30,8 +30,20 @@ def must_be_accessible(page: Page) -> None:
     assert not serious, "\n".join(serious)
 
 
+def visit(page: Page, path: str) -> None:
+    """Open *path*, again when the network changed meanwhile: each session brings and takes an interface."""
+    for _ in range(5):
+        try:
+            page.goto(path)
+            return
+        except Error as error:
+            if "ERR_NETWORK_CHANGED" not in error.message:
+                raise
+    page.goto(path)
+
+
 def accept_invitation(page: Page, link: str) -> None:
-    page.goto(link)
+    visit(page, link)
     page.locator("#password").fill(PASSWORD)
     page.locator("form button.btn-primary").click()
     expect(page.get_by_role("heading", name="Start a session")).to_be_visible()

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot
+from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot, visit
 from tests.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -69,7 +69,7 @@ def test_two_people_see_one_card_each_and_not_the_same(browser: Browser, gpu_sta
             for holder in card["holders"]
         }
         assert holders == seen
-        ada.goto("/hub/home")
+        visit(ada, "/hub/home")
         expect(ada.get_by_role("main")).to_contain_text("Holds 1 × NVIDIA H100")
         must_be_accessible(ada)
         shoot(ada, "gpu-home")
