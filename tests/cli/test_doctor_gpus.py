@@ -14,7 +14,7 @@ from labdock.cli.doctor_gpus import examine_gpus
 from labdock.cli.finding import Finding
 from labdock.cli.instance import Instance
 from labdock.core.config import Config
-from labdock.core.gpus import GpuReport, Inventory, Trouble, Way
+from labdock.core.gpus import ALL, CardRule, GpuReport, GpuRules, Inventory, Trouble, Way
 from tests.adapters.engines import WholeFakeEngine
 from tests.cli.agents import FakeAgent, report
 from tests.core.gpu_builders import card, inventory, lease
@@ -28,9 +28,11 @@ async def agent(tmp_path: Path) -> AsyncIterator[FakeAgent]:
         yield fake
 
 
-async def found(tmp_path: Path, facts: EngineFacts = FACTS) -> dict[str, Finding]:
+async def found(
+    tmp_path: Path, facts: EngineFacts = FACTS, config: Config | None = None
+) -> dict[str, Finding]:
     """The findings by what was looked at."""
-    instance = Instance("lab", tmp_path, Config(), None, None, tmp_path / "engine.sock")
+    instance = Instance("lab", tmp_path, config or Config(), None, None, tmp_path / "engine.sock")
     async with (
         WholeFakeEngine(str(instance.engine_socket)).running(),
         Engine(instance.engine_socket) as engine,
@@ -75,6 +77,21 @@ async def test_a_session_of_an_older_driver_must_start_anew(agent: FakeAgent, tm
     finding = (await found(tmp_path))["session under the driver before"]
     assert "ben started under driver 550.1" in finding.seen
     assert not finding.ok
+
+
+async def test_a_session_on_a_card_that_is_gone_must_start_anew(agent: FakeAgent, tmp_path: Path) -> None:
+    agent.report = report(lease("GPU-9"))
+    finding = (await found(tmp_path))["session on a card that is gone"]
+    assert finding.seen == "ben holds GPU-9, which is not there any more"
+
+
+async def test_a_line_of_the_configuration_that_fits_no_card_is_told(
+    agent: FakeAgent, tmp_path: Path
+) -> None:
+    rules = GpuRules(cards=(CardRule("H100", use=False), CardRule("RTX", ALL)))
+    findings = await found(tmp_path, config=replace(Config(), gpus=rules))
+    assert "gpus.cards[0]" not in findings
+    assert findings["gpus.cards[1]"].seen == "no card here is called 'RTX'"
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,15 @@ def test_a_card_that_somebody_holds_is_given_with_a_warning(labdock: Command, ag
     assert "GPU-0 is held" in done.err
 
 
+def test_a_card_goes_by_its_index_too(labdock: Command, agent: FakeAgent) -> None:
+    assert "org.labdock.gpus=GPU-1" in labdock("gpus", "--docker-args", "1").out
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (("gpus", "--docker-args", "GPU-7"), 1, "There is no GPU GPU-7 here"),
+        (("gpus", "--docker-args", "GPU"), 1, "2 GPUs begin with GPU"),
         (("gpus", "GPU-0"), 2, "--docker-args"),
         (("gpus", "--watch", "--docker-args"), 2, "do not go together"),
     ],

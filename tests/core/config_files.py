@@ -78,7 +78,8 @@ def _gpus() -> Files:
     cards = st.lists(st.sampled_from(words), unique=True).flatmap(
         lambda names: st.tuples(
             *(
-                st.fixed_dictionaries({"card": st.just(n)}, optional={"share": shares, "use": st.booleans()})
+                st.fixed_dictionaries({"card": st.just(n), "share": shares}, optional={"use": st.booleans()})
+                | st.fixed_dictionaries({"card": st.just(n), "use": st.just(False)})
                 for n in names
             )
         ).map(list)

@@ -361,7 +361,7 @@ def test_cards_are_shared_in_one_of_four_ways() -> None:
 @pytest.mark.parametrize(
     ("share", "words"),
     [
-        ("seats", "Say how many"),
+        ("seats", "say how many"),
         ("turns", "not part of this version"),
         ("exlusive", 'Did you mean "exclusive"?'),
         ({"seats": 1}, "a whole number from 2 to 1000"),
@@ -380,6 +380,10 @@ def test_a_line_of_limits_names_somebody_and_a_number() -> None:
     together = only_problem(gpus={"limits": [{"people": ["ada"], "cards": 1, "together": 4}]})
     assert "gpus.limits[0].together" in together
     assert "no group is named" in together
+
+
+def test_a_line_for_a_card_says_something_about_it() -> None:
+    assert "says nothing about the card" in only_problem(gpus={"cards": [{"card": "A100"}]})
 
 
 def test_the_same_card_cannot_have_two_exceptions() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from jupyterhub import orm, roles
 
 from labdock.core.errors import EngineError, StartError
+from labdock.core.gpus import Driver, GpuReport, Lease, Way
 from labdock.core.session import Limits
 from labdock.hub import pages
 from labdock.hub.cards import Cards
+from tests.core.gpu_builders import card, inventory, lease
 from tests.hub.conftest import BETTER, GOOD, PUBLIC_URL, SETTINGS, Browser, FakeAgent, Hub
 
 on_a_hub = pytest.mark.asyncio(loop_scope="module")
@@ -675,6 +678,7 @@ def test_the_start_form_always_has_one_image_chosen(last: object) -> None:
         settings=SETTINGS,
         cards=Cards(FakeAgent(), "test", SETTINGS.gpus),
         user_options={"image": last},
+        user=SimpleNamespace(name="ada", groups=[]),
         start_progress=SimpleNamespace(failure=None),
     )
     assert asyncio.run(pages.options_form(spawner)).count("checked") == 1
@@ -703,3 +707,41 @@ def test_no_page_speaks_of_spawning() -> None:
     for template in sorted((pages.HERE / "templates").glob("*.html")):
         shown = re.sub(r"\{#.*?#\}|\{[%{].*?[%}]\}|<[^>]*>", " ", template.read_text(), flags=re.S)
         assert not re.search(r"spawn|\bserver|\bcull|OOM", shown, re.I), template.name
+
+
+def report_of(*leases: Lease, **cards: str) -> GpuReport:
+    """Cards GPU-0 and GPU-1, with *leases*; ``fault`` is GPU-1's, ``driver`` the driver's version now."""
+    two = inventory(card(0), card(1, fault=cards.get("fault", "")))
+    driver = Driver(cards.get("driver", "570.86.15"), None, (), (), "/usr/lib")
+    return GpuReport(replace(two, driver=driver), leases, Way.DEVICES)
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (report_of(lease("GPU-0")), ""),
+        (report_of(lease("GPU-0"), driver="580.1"), "driver was updated"),
+        (report_of(lease("GPU-9")), "not there any more"),
+        (report_of(lease("GPU-1"), fault="It has fallen off the bus."), "reports a fault"),
+    ],
+    ids=["well", "updated", "gone", "faulty"],
+)
+def test_a_session_whose_card_is_not_as_it_was_is_told_to_start_anew(report: GpuReport, words: str) -> None:
+    held = pages.held_gpus(report, "lab-session-ben")
+    assert held is not None
+    assert words in held.notice
+    assert bool(words) == bool(held.notice)
+    assert pages.held_gpus(report, "lab-session-eve") is None
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 2), (5, 2), (1, 1), (0, 1)])
+def test_the_form_offers_no_more_cards_than_somebody_may_hold(limit: int | None, most: int) -> None:
+    form = pages.gpu_form(report_of(), SETTINGS, {"gpus": 2}, limit)
+    assert form is not None
+    assert (form.most, form.number) == (most, most)
+
+
+def test_people_are_told_of_a_fault_and_not_how_to_mend_it() -> None:
+    form = pages.gpu_form(report_of(fault="Reset it as root."), SETTINGS, {}, None)
+    assert form is not None
+    assert form.notes == ("1 GPU reports a fault and is not given out.",)

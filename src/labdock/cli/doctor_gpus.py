@@ -41,6 +41,19 @@ async def examine_gpus(instance: Instance, engine: Engine, facts: EngineFacts) -
     ]
     if not report.inventory.simulated:
         found += [*_daemon_reload(report, facts), *_persistence()]
+    found += _rules_without_a_card(report, instance)
+    found += [
+        Finding(
+            "session on a card that is gone",
+            False,
+            f"{lease.person or lease.container} holds {uuid}, which is not there any more",
+            "That session cannot use it: stop it and start it again.",
+        )
+        for lease in report.leases
+        if lease.instance in {"", instance.name}
+        for uuid in lease.cards
+        if report.inventory.find(uuid) is None
+    ]
     found += [
         Finding(
             "session under the driver before",
@@ -77,6 +90,20 @@ def _cards(report: GpuReport) -> list[Finding]:
             "are where to begin.",
         )
         for card in report.inventory.cards
+    ]
+
+
+def _rules_without_a_card(report: GpuReport, instance: Instance) -> list[Finding]:
+    """Lines of ``gpus.cards`` that fit no card here: a word is misspelt, or a card was taken out."""
+    return [
+        Finding(
+            f"gpus.cards[{index}]",
+            False,
+            f"no card here is called {rule.card!r}",
+            "`labdock gpus` shows models, indices and UUIDs.",
+        )
+        for index, rule in enumerate(instance.config.gpus.cards)
+        if not any(rule.fits(card) for card in report.inventory.cards)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import shutil
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -20,6 +21,10 @@ from labdock.core.gpus import Card, GpuReport, GpuRules, Lease, Sharing, Way
 from labdock.core.injection import docker_arguments, inject
 
 WATCH_EVERY_S = 2.0
+
+UUID_BEGINNING = 12
+WIDE_ENOUGH = 132
+"""Columns of a terminal in which the table has room for whole UUIDs."""
 
 
 async def read_report(instance: Instance) -> GpuReport:
@@ -155,10 +160,19 @@ def _row(card: Card, report: GpuReport, rules: GpuRules) -> tuple[str, ...]:
         card.label,
         "unknown" if card.memory_bytes is None else f"{card.memory_bytes / 2**30:.0f} GiB",
         f"{share.seats} seats" if share.kind is Sharing.SEATS else share.kind.value,
-        held or ("faulty" if card.fault else "kept back" if kept else "free"),
+        held or ("faulty" if card.fault else _why_kept(card, rules) if kept else "free"),
         ", ".join(_since(lease.since_s) for lease in leases),
-        card.uuid,
+        card.uuid[:UUID_BEGINNING] + "…" if _narrow() else card.uuid,
     )
+
+
+def _narrow() -> bool:
+    """Whether a whole UUID would be broken over lines; its beginning does for every command."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE_ENOUGH
+
+
+def _why_kept(card: Card, rules: GpuRules) -> str:
+    return "kept back" if rules.keeps(card) else "not in MIG mode"
 
 
 def _name(lease: Lease) -> str:
@@ -171,10 +185,28 @@ def _since(since_s: float) -> str:
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"
 
 
+def _card_called(name: str, report: GpuReport) -> Card:
+    """The card whose UUID begins with *name*, or whose index it is.
+
+    Raises:
+        BadRequestError: There is none, or several.
+    """
+    cards = report.inventory.cards
+    found = [card for card in cards if card.index == name] or [
+        card for card in cards if card.uuid.startswith(name)
+    ]
+    if len(found) != 1:
+        fact = f"There is no GPU {name} here." if not found else f"{len(found)} GPUs begin with {name}."
+        raise BadRequestError(fact, field="uuid", fix="`labdock gpus` shows what there is.")
+    return found[0]
+
+
 def say_docker_arguments(
     report: GpuReport, uuids: tuple[str, ...], instance: Instance, console: Console
 ) -> None:
-    """The flags with which a plain ``docker run`` gets the cards *uuids*; without them, all that are free.
+    """The flags that give a plain ``docker run`` the cards *uuids*; without them, all that are free.
+
+    A card may also be named by the beginning of its UUID, or by its index.
 
     Where sessions get theirs by CDI the flags name devices all the same, which every engine takes: the
     description is as old as the last session that was started.
@@ -198,17 +230,16 @@ def say_docker_arguments(
         for card in report.inventory.cards
         if not (card.fault or card.uuid in held or is_kept(card, rules.share_of(card), rules))
     }
-    cards = tuple(card for card in report.inventory.cards if card.uuid in (uuids or free))
-    missing = set(uuids) - {card.uuid for card in cards}
-    if missing or not cards:
-        raise BadRequestError(
-            f"There is no GPU {sorted(missing)[0]} here." if missing else "No GPU is free.",
-            field="uuid",
-            fix="`labdock gpus` shows what there is.",
-        )
+    asked = [_card_called(name, report) for name in uuids]
+    cards = tuple(
+        card for card in report.inventory.cards if card in asked or (not asked and card.uuid in free)
+    )
+    if not cards:
+        raise BadRequestError("No GPU is free.", field="uuid", fix="`labdock gpus` shows who holds them.")
     for card in cards:
         if card.uuid in held:
-            console.note(f"Careful: {card.uuid} is held by somebody's session.")
+            holders = ", ".join(_name(lease) for lease in report.leases if card.uuid in lease.cards)
+            console.note(f"Careful: {card.uuid} is held by {holders}.")
         if card.fault:
             console.note(f"Careful: {card.uuid} has a fault. {card.fault}")
     way = Way.DEVICES if report.way is Way.CDI else report.way

@@ -359,7 +359,10 @@ def gpus(context: Context, uuids: tuple[str, ...], docker_args: bool, watch: boo
     if watch and docker_args:
         raise click.UsageError("--watch and --docker-args do not go together.")
     if watch:
-        asyncio.run(gpus_module.watch(instance, console))
+        try:
+            asyncio.run(gpus_module.watch(instance, console))
+        except KeyboardInterrupt:
+            return
     report = asyncio.run(gpus_module.read_report(instance))
     if docker_args:
         gpus_module.say_docker_arguments(report, uuids, instance, console)

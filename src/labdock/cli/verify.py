@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,9 @@ from labdock.adapters.visitor import Visitor
 from labdock.cli.console import Console
 from labdock.cli.instance import Instance
 from labdock.cli.up import hub_api
-from labdock.core.errors import HubError, LabdockError
+from labdock.core.allocation import Held, allocate
+from labdock.core.errors import DriverError, HubError, LabdockError
+from labdock.core.gpus import GpuRequest, GpuRules, Holder
 
 Result = TypeVar("Result")
 
@@ -92,7 +94,9 @@ def verify(instance: Instance, *, image: str | None, gpu: bool, console: Console
     report = Report(console)
     api = hub_api(instance)
     name = f"verify-{secrets.token_hex(3)}"
-    way = partial(_prove_gpu, AgentClient(instance.agent_socket)) if gpu else _go_the_way
+    way = (
+        partial(_prove_gpu, AgentClient(instance.agent_socket), instance.config.gpus) if gpu else _go_the_way
+    )
     ok = asyncio.run(_verify(instance.config.site.url, api, name, image, report, way))
     result = {"ok": ok, "steps": [asdict(proof) for proof in report.proofs]}
     seconds = sum(proof.seconds for proof in report.proofs)
@@ -128,9 +132,10 @@ async def _verify(url: str, api: HubApi, name: str, image: str | None, report: R
 
 
 async def _prove_gpu(
-    agent: AgentClient, visitor: Visitor, name: str, image: str | None, report: Report
+    agent: AgentClient, rules: GpuRules, visitor: Visitor, name: str, image: str | None, report: Report
 ) -> None:
     prove = report.prove
+    await prove("Find a card that is free", _free_card(agent, rules))
     await prove("Start a session with a GPU", visitor.start(image, gpus=1))
     held = await prove("Ask the agent which card it holds", _cards_of(agent, name))
     await prove("Get a token", visitor.take_token())
@@ -145,6 +150,19 @@ async def _prove_gpu(
         report.show(await prove("Multiply two matrices on it", visitor.run_cell(kernel, MATRIX_PRODUCT)))
     await prove("Stop the session", visitor.stop())
     await prove("See the card free again", _free_again(agent, name))
+
+
+async def _free_card(agent: AgentClient, rules: GpuRules) -> None:
+    """Do nothing when a card is free.
+
+    Raises:
+        NoCardError, DriverError: None is, or none can be given at all.
+    """
+    report = await agent.gpus()
+    if report.trouble is not None:
+        raise DriverError(report.trouble.message, kind=report.trouble.kind, fix=report.trouble.fix)
+    nobody = Holder("", "", "")
+    allocate(report.inventory, Held.of(report.leases), GpuRequest(1), nobody, replace(rules, per_person=None))
 
 
 async def _cards_of(agent: AgentClient, name: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from labdock.core.gpus import ALL, EXCLUSIVE, MIG, CardRule, GpuRules, HolderLimit, Share, Sharing
 from labdock.core.people import NAME_PATTERN
@@ -32,14 +32,16 @@ _SHARE_WORDS = choice(
     *_SHARES,
     not_yet={
         "turns": "Taking turns on a card is not part of this version: write exclusive or {seats: 2}.",
-        "seats": "Say how many, as a mapping: {seats: 2}.",
     },
 )
+_SEATS_HINT = "For seats say how many: {seats: 2}."
 
 
 def _read_share(value: Plain) -> object | Wrong:
     found = _SHARE_WORDS.convert(value)
-    return _SHARES[found] if isinstance(found, str) else found
+    if isinstance(found, Wrong):
+        return replace(found, hint=found.hint or _SEATS_HINT)
+    return _SHARES[str(found)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,12 @@ class _LimitSettings:
     )
 
 
+def _finish_card(reading: Reading) -> None:
+    if reading.values.get("share", False) is None and reading.values.get("use", False):
+        wrong = Wrong("says nothing about the card", "Add share: exclusive, for example, or use: false.")
+        reading.findings.add(reading.node, reading.path, wrong)
+
+
 def _finish_limit(reading: Reading) -> None:
     people, groups = reading.values.get("people"), reading.values.get("groups")
     if people == () and groups == ():
@@ -173,7 +181,11 @@ class _GpuSettings:
     cards: tuple[CardRule, ...] = field(
         default=(),
         metadata=describe(
-            ListOf(Record(settings_of(_CardSettings), CardRule), named="card", unique=lambda rule: rule.card),
+            ListOf(
+                Record(settings_of(_CardSettings), CardRule, _finish_card),
+                named="card",
+                unique=lambda rule: rule.card,
+            ),
             help="Exceptions for single cards or models. "
             "Of several lines with share that fit a card the first holds; "
             "use: false in any of them keeps the card back.",

@@ -19,9 +19,9 @@ from jupyterhub.spawner import SpawnException
 from tornado import web
 
 from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
-from labdock.core.allocation import Held, Offer, offers
+from labdock.core.allocation import Held, Offer, offers, person_limit
 from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError
-from labdock.core.gpus import GpuReport, Lease
+from labdock.core.gpus import GpuReport, Holder, Lease
 from labdock.core.session import Limits
 from labdock.core.site import HubSettings
 from labdock.hub.accounts import AccountStore
@@ -88,26 +88,41 @@ def template_vars(settings: HubSettings, store: AccountStore, cards: Cards) -> d
 
 @dataclass(frozen=True, slots=True)
 class HeldGpus:
-    """What a session holds, in words; *outdated* when the driver was updated since it started."""
+    """What a session holds, in words; *notice* is why it should be started anew, empty if it is well."""
 
     words: str
-    outdated: bool
+    notice: str
 
 
 def held_gpus(report: GpuReport, container: str) -> HeldGpus | None:
     """What the session in *container* holds; None without a card."""
     for lease in report.leases:
         if lease.container == container:
-            return HeldGpus(_cards_in_words(report, lease), report.outdated(lease))
+            return HeldGpus(_cards_in_words(report, lease), _notice(report, lease))
     return None
+
+
+def _notice(report: GpuReport, lease: Lease) -> str:
+    cards = [report.inventory.find(uuid) for uuid in lease.cards]
+    if report.trouble is not None:
+        return "The GPUs of this machine do not work now; whoever runs it knows why."
+    if report.outdated(lease):
+        return (
+            "The GPU driver was updated since this session started: "
+            "stop it and start it again to use the GPU."
+        )
+    if None in cards:
+        return "A GPU of this session is not there any more: stop it and start it again."
+    if any(card is not None and card.fault for card in cards):
+        return "A GPU of this session reports a fault: save your work, stop the session and start it again."
+    return ""
 
 
 def _cards_in_words(report: GpuReport, lease: Lease) -> str:
     """The cards of *lease* by their models: "2 × NVIDIA H100, 80 GiB"."""
     cards = [report.inventory.find(uuid) for uuid in lease.cards]
     kinds = Counter(
-        _kind(card.label, card.memory_bytes) if card is not None else "GPU that is not there any more"
-        for card in cards
+        _kind(card.label, card.memory_bytes) if card is not None else "GPU that is gone" for card in cards
     )
     return ", ".join(f"{number} × {kind}" for kind, number in kinds.items())
 
@@ -143,8 +158,13 @@ class GpuForm:
 ANY_GPU = "any"
 
 
-def gpu_form(report: GpuReport, settings: HubSettings, options: Mapping[str, Any]) -> GpuForm | None:
-    """What can be chosen now, with the choice of the last start's *options*; None without any GPU."""
+def gpu_form(
+    report: GpuReport, settings: HubSettings, options: Mapping[str, Any], limit: int | None
+) -> GpuForm | None:
+    """What can be chosen now, with the choice of the last start's *options*; None without any GPU.
+
+    *limit* is the most cards the person may hold at once, None for any number.
+    """
     if report.trouble is not None:
         return GpuForm(trouble=f"No GPU can be chosen: {report.trouble.message}")
     rules = settings.gpus
@@ -156,19 +176,17 @@ def gpu_form(report: GpuReport, settings: HubSettings, options: Mapping[str, Any
         anything = any(choice.can_be_had for choice in choices)
         choices.insert(0, GpuChoice(ANY_GPU, "Any GPU", "the smallest that will do", anything))
     bounded = any(offer.free is not None for offer in found)
+    allowed = rules.per_session if limit is None else min(rules.per_session, limit)
+    most = max(1, allowed) if bounded else 1
     sizes = sorted({offer.memory_bytes for offer in found if offer.memory_bytes and offer.total})
     return GpuForm(
         choices=tuple(choices),
         chosen=_chosen(choices, options),
-        most=rules.per_session if bounded else 1,
-        number=_whole(options.get("gpus"), rules.per_session),
+        most=most,
+        number=_whole(options.get("gpus"), most),
         memories=tuple((size, f"{size / 2**30:.0f} GiB") for size in sizes[1:]),
         holders=tuple(_holder_in_words(report, lease) for lease in report.leases),
-        notes=tuple(
-            f"GPU {card.index} is not given out: {card.fault}"
-            for card in report.inventory.cards
-            if card.fault
-        ),
+        notes=_notes(report),
     )
 
 
@@ -189,6 +207,15 @@ def _choices(found: list[Offer]) -> list[GpuChoice]:
             )
         )
     return choices
+
+
+def _notes(report: GpuReport) -> tuple[str, ...]:
+    """What everybody should know; what to do about it is for administrators, in ``labdock gpus``."""
+    faulty = sum(bool(card.fault) for card in report.inventory.cards)
+    if not faulty:
+        return ()
+    who = "GPU reports a fault and is" if faulty == 1 else "GPUs report a fault and are"
+    return (f"{faulty} {who} not given out.",)
 
 
 def _free(offer: Offer) -> str:
@@ -224,13 +251,15 @@ def _holder_in_words(report: GpuReport, lease: Lease) -> str:
 async def options_form(spawner: Any) -> str:
     """The start page's fields as HTML: how the last start failed, then the images and GPUs to choose from.
 
-    Reads of *spawner* its ``settings``, ``cards``, ``user_options`` (the last choice) and
+    Reads of *spawner* its ``settings``, ``user``, ``cards``, ``user_options`` (the last choice) and
     ``start_progress.failure``.
     """
     settings: HubSettings = spawner.settings
     report = await spawner.cards.glance()
     if report is not None:
-        gpus = gpu_form(report, settings, spawner.user_options)
+        groups = tuple(group.name for group in spawner.user.groups)
+        holder = Holder(settings.instance, "", spawner.user.name, groups)
+        gpus = gpu_form(report, settings, spawner.user_options, person_limit(holder, settings.gpus))
     else:
         gpus = GpuForm(trouble="Nothing is known of the GPUs now: the part that asks them does not answer.")
     offered = [image.id for image in settings.images]
