@@ -27,10 +27,13 @@ ASKING = 200
 """How many ask at once for the four cards."""
 
 
-def choosing() -> Figure:
-    """One choice among CARDS cards with LEASES leases on them: pure computing, in this process."""
+def choosing() -> tuple[Figure, Figure]:
+    """One choice among CARDS cards with LEASES leases on them, and counting the leases before it.
+
+    Pure computing, in this process.
+    """
     cards = tuple(Card(f"GPU-{n}", str(n), "H100", f"{n}", (), 80 * 2**30) for n in range(CARDS))
-    leases = (
+    leases = tuple(
         Lease(f"c{n}", (f"GPU-{n % CARDS}",), "lab", f"p{n}", f"id{n}", (), 0.0, "") for n in range(LEASES)
     )
     held, inventory = Held.of(leases), Inventory(None, cards)
