@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -81,6 +82,13 @@ class Stack:
         """Remove *name* if they are there."""
         if any(user["name"] == name for user in self.api.users()):
             self.api.remove_user(name, home="delete")
+
+    async def kill_part(self, part: str) -> None:
+        """End the process of *part* with SIGKILL, as a crash would."""
+        async with Engine(self.engine_socket) as engine:
+            shown = await engine.inspect(f"{self.instance}-{part}")
+        assert shown is not None
+        os.kill(shown["State"]["Pid"], signal.SIGKILL)
 
     def container_id(self, name: str) -> str | None:
         """The engine's id of the container *name*, or None if there is none."""

@@ -20,7 +20,7 @@ import pytest
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.adapters.visitor import Visitor
-from labdock.core.errors import StartError
+from labdock.core.errors import EngineError, StartError
 from labdock.core.gpus import GpuReport, Lease
 from tests.e2e.conftest import Guests
 from tests.stack import PASSWORD, Stack
@@ -233,10 +233,11 @@ async def test_a_part_killed_in_the_middle_of_starts_leaves_no_lease_behind(
         async with rest(gpu_stack) as session:
             starts = [asyncio.create_task(ask_to_start(session, name, gpus=1)) for name in names]
             await until(lambda: _some_lease(gpu_stack))
-            await kill_part(gpu_stack, part)
+            await gpu_stack.kill_part(part)
             await asyncio.gather(*starts, return_exceptions=True)
             await until(lambda: asyncio.to_thread(gpu_stack.api.healthy))
-            held = Counter(uuid for lease in (await _leases_soon(gpu_stack)) for uuid in lease.cards)
+            await until(lambda: _agent_answers(gpu_stack))
+            held = Counter(uuid for lease in (await report(gpu_stack)).leases for uuid in lease.cards)
             assert all(number == 1 for number in held.values()), held
             # Whatever came of the starts: once everybody has stopped, all four can be had again.
             for name in names:
@@ -260,24 +261,12 @@ async def _some_lease(stack: Stack) -> bool:
     return bool(await leases(stack))
 
 
-async def _leases_soon(stack: Stack) -> tuple[Lease, ...]:
-    """The leases, as soon as the agent answers."""
-    for _ in range(100):
-        if (stack.state / "run/agent/agent.sock").exists():
-            try:
-                return (await report(stack)).leases
-            except Exception as error:  # noqa: BLE001  asked again, and told at the end
-                last = error
-        await asyncio.sleep(0.1)
-    pytest.fail(f"the agent did not come back: {last}")
-
-
-async def kill_part(stack: Stack, part: str) -> None:
-    """End the process of *part* with SIGKILL, as a crash would."""
-    async with Engine(stack.engine_socket) as engine:
-        shown = await engine.inspect(f"{stack.instance}-{part}")
-    assert shown is not None
-    os.kill(shown["State"]["Pid"], signal.SIGKILL)
+async def _agent_answers(stack: Stack) -> bool:
+    try:
+        await report(stack)
+    except EngineError:
+        return False
+    return True
 
 
 async def test_of_200_who_ask_at_once_for_4_cards_exactly_4_get_one(gpu_stack: Stack) -> None:

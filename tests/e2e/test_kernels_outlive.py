@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 
 import pytest
 
@@ -26,14 +24,6 @@ threading.Thread(target=count, daemon=True).start()
 print("counting")
 """
 LONGEST_GAP = "print(max(b - a for a, b in zip(ticks, ticks[1:])) < 1.5, len(ticks) > 5)"
-
-
-async def kill_part(stack: Stack, part: str) -> None:
-    """End the process of *part* with SIGKILL, as a crash would."""
-    async with Engine(stack.engine_socket) as engine:
-        shown = await engine.inspect(f"{stack.instance}-{part}")
-    assert shown is not None
-    os.kill(shown["State"]["Pid"], signal.SIGKILL)
 
 
 async def until_back(stack: Stack, visitor: Visitor, kernel: str) -> str:
@@ -63,7 +53,7 @@ async def test_a_kernel_goes_on_through(how: str, stack: Stack, guests: Guests) 
             done = await asyncio.to_thread(stack.labdock, "restart", *([part] if part else []))
             assert done.returncode == 0, done.stderr
         else:
-            await kill_part(stack, part)
+            await stack.kill_part(part)
             await asyncio.sleep(1)
         assert await until_back(stack, ada, kernel) == "True True\n"
         assert stack.container_id(f"{stack.instance}-session-ada") == before

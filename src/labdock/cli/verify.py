@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -162,7 +162,7 @@ async def _free_card(agent: AgentClient, rules: GpuRules) -> None:
     if report.trouble is not None:
         raise DriverError(report.trouble.message, kind=report.trouble.kind, fix=report.trouble.fix)
     nobody = Holder("", "", "")
-    allocate(report.inventory, Held.of(report.leases), GpuRequest(1), nobody, replace(rules, per_person=None))
+    allocate(report.inventory, Held.of(report.leases), GpuRequest(1), nobody, rules)
 
 
 async def _cards_of(agent: AgentClient, name: str) -> tuple[str, ...]:

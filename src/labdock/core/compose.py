@@ -437,14 +437,27 @@ def _simulation(site: Deployment) -> dict[str, Any]:
         "",
         {
             "image": site.simulation_image,
-            "command": ["--root", root, "--cards", str(site.simulated_gpus), "--name", site.instance],
+            "command": [
+                "--root",
+                _literal(root),
+                "--cards",
+                str(site.simulated_gpus),
+                "--name",
+                site.instance,
+            ],
             "user": "0:0",
             "network_mode": "none",
             # To make devices, in a folder that belongs to whoever ran `labdock up`.
             "cap_add": ["DAC_OVERRIDE", "MKNOD"],
             "volumes": [_bind(root, root)],
         },
-        ["test", "-e", f"{root}/state"],
+        # The load is written every two seconds while the part lives.
+        [
+            "python3",
+            "-c",
+            "import os, sys, time; sys.exit(time.time() - os.stat(sys.argv[1]).st_mtime > 60)",
+            _literal(f"{root}/state/load"),
+        ],
     )
 
 
