@@ -302,7 +302,8 @@ def _context(files: Mapping[str, bytes | Path]) -> io.BufferedIOBase:
     with tarfile.open(fileobj=spool, mode="w") as archive:
         for path, content in sorted(files.items()):
             entry = tarfile.TarInfo(path)
-            entry.mode = 0o755 if path.endswith("labdock-session") else 0o644
+            script = isinstance(content, bytes) and content.startswith(b"#!")
+            entry.mode = 0o755 if script else 0o644
             if isinstance(content, Path):
                 entry.size = content.stat().st_size
                 with content.open("rb") as stream:

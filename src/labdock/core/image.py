@@ -10,6 +10,24 @@ DEBIAN_RELEASE = "trixie"
 DEBIAN_REGISTRY_IMAGE = f"debian:{DEBIAN_RELEASE}-slim"
 DEBIAN_TAG = f"labdock/debian:{DEBIAN_RELEASE}"
 
+PARENTS = {
+    "base": "",
+    "server": "base",
+    "simulation": "base",
+    "notebook": "base",
+    "cpu": "notebook",
+    "cuda": "cpu",
+    "torch": "cpu",
+    "torch-cu12": "cpu",
+    "tensorflow": "cpu",
+    "tensorflow-cpu": "cpu",
+    "deeptools": "cpu",
+}
+"""Each image of Labdock's own, and the one that it stands on; ``base`` stands on Debian."""
+
+BUILTINS = ("cpu", "cuda", "torch", "torch-cu12", "tensorflow", "tensorflow-cpu", "deeptools")
+"""The notebook images that people may be offered, as ``builtin/<name>``."""
+
 HOST_PREFIX = "host/"
 """Below this path a build finds this machine's own settings; they are not part of what an image is."""
 
@@ -26,12 +44,11 @@ SIMULATION_SOURCE = (
 class Recipe:
     """An image to build: files by path (``Dockerfile`` among them), and the image it stands on.
 
-    *parent* is the reference that the Dockerfile's argument *parent_argument* receives.
+    *parent* is the reference that the Dockerfile's argument ``PARENT`` receives.
     """
 
     name: str
     files: Mapping[str, bytes]
-    parent_argument: str
     parent: str
 
     @property
@@ -45,35 +62,42 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """The images one Labdock needs, each standing on the one before or on ``base``."""
+    """The images that this version of Labdock can build, by name."""
 
-    base: Recipe
-    server: Recipe
-    simulation: Recipe
-    notebooks: Mapping[str, Recipe]
+    recipes: Mapping[str, Recipe]
 
-    def in_order(self) -> tuple[Recipe, ...]:
-        return (self.base, *self.notebooks.values(), self.server, self.simulation)
+    @property
+    def base(self) -> Recipe:
+        return self.recipes["base"]
+
+    @property
+    def server(self) -> Recipe:
+        return self.recipes["server"]
+
+    @property
+    def simulation(self) -> Recipe:
+        return self.recipes["simulation"]
+
+    def lineage(self, name: str) -> tuple[Recipe, ...]:
+        """The image *name* after everything of Labdock's that it stands on."""
+        parent = PARENTS[name]
+        return (*(self.lineage(parent) if parent else ()), self.recipes[name])
 
 
 def image_set(folders: Mapping[str, Mapping[str, bytes]], package: Mapping[str, bytes]) -> ImageSet:
     """The images made from *folders* (image name to files) and the source of the package itself.
 
     *package* maps paths below ``labdock/`` to their bytes; the server image carries it, and the simulation
-    image what it runs of it.
+    image what it runs of it. A folder that is in no line of PARENTS is none of an image.
     """
-    base = Recipe("base", folders["base"], "DEBIAN", DEBIAN_TAG)
     source = {f"labdock/{path}": data for path, data in package.items()}
-    simulated = {path: data for path, data in source.items() if path.startswith(SIMULATION_SOURCE)}
-    served = {path: data for path, data in source.items() if not path.startswith("labdock/simulation/")}
-    notebooks = {
-        name: Recipe(name, files, "BASE", base.tag)
-        for name, files in sorted(folders.items())
-        if name not in {"base", "server", "simulation"}
+    carried = {
+        "server": {path: data for path, data in source.items() if not path.startswith("labdock/simulation/")},
+        "simulation": {path: data for path, data in source.items() if path.startswith(SIMULATION_SOURCE)},
     }
-    return ImageSet(
-        base,
-        Recipe("server", {**folders["server"], **served}, "BASE", base.tag),
-        Recipe("simulation", {**folders["simulation"], **simulated}, "BASE", base.tag),
-        notebooks,
-    )
+    recipes: dict[str, Recipe] = {}
+    for name, parent in PARENTS.items():
+        if name in folders:
+            stands_on = recipes[parent].tag if parent else DEBIAN_TAG
+            recipes[name] = Recipe(name, {**folders[name], **carried.get(name, {})}, stands_on)
+    return ImageSet(recipes)

@@ -70,12 +70,17 @@ class SharedFolder:
 
 @dataclass(frozen=True, slots=True)
 class ImageChoice:
-    """An image to choose: short id, words for the page, the engine's reference, whether it is the default."""
+    """An image to choose: short id, words for the page, the engine's reference, whether it is the default.
+
+    *details* say what it holds, with versions and size. A *trial* is for administrators alone.
+    """
 
     id: str
     label: str
     reference: str
     default: bool = False
+    details: str = ""
+    trial: bool = False
 
 
 OPTIONS = ("image", "gpus", "gpu_model", "gpu_memory")
