@@ -11,7 +11,7 @@ import pytest
 from labdock.adapters import host
 from labdock.adapters.engine import Engine, EngineFacts
 from labdock.cli.doctor_gpus import examine_gpus
-from labdock.cli.finding import Finding
+from labdock.core.finding import Finding
 from labdock.cli.instance import Instance
 from labdock.core.config import Config
 from labdock.core.gpus import ALL, CardRule, GpuReport, GpuRules, Inventory, Trouble, Way

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import tarfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiodocker
 import aiohttp
@@ -56,6 +58,27 @@ class ContainerFacts:
     status: str
     health: str
     labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """One image: the engine's id, its references, its size with all layers, and what it sets by itself."""
+
+    id: str
+    references: tuple[str, ...]
+    size_bytes: int
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    digests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A container that ran to its end: exit code, all of its standard output, the last of its errors."""
+
+    exit_code: int
+    output: str
+    last_lines: tuple[str, ...]
 
 
 class Engine:
@@ -109,28 +132,120 @@ class Engine:
         )
 
     async def has_image(self, reference: str) -> bool:
-        return await self.image_size_bytes(reference) is not None
+        return await self.image(reference) is not None
 
     async def image_size_bytes(self, reference: str) -> int | None:
         """The size of an image as the engine counts it, or None if it is not there."""
-        with _ours(f"The engine does not say whether it has {reference}."):
-            try:
-                return int((await self._docker.images.inspect(reference))["Size"])
-            except DockerError as error:
-                if error.status == 404:
-                    return None
-                raise
+        found = await self.image(reference)
+        return None if found is None else found.size_bytes
 
-    async def image_environment(self, reference: str) -> Mapping[str, str]:
-        """The variables that the image *reference* sets; empty when it is not there."""
+    async def image(self, reference: str) -> ImageFacts | None:
+        """What the engine knows of the image *reference*, or None if it is not there."""
         with _ours(f"The engine does not describe {reference}."):
             try:
                 shown = await self._docker.images.inspect(reference)
             except DockerError as error:
                 if error.status == 404:
-                    return {}
+                    return None
                 raise
-        return dict(entry.split("=", 1) for entry in shown["Config"].get("Env") or () if "=" in entry)
+        config = shown.get("Config") or {}
+        return ImageFacts(
+            id=shown["Id"],
+            references=tuple(sorted(shown.get("RepoTags") or ())),
+            size_bytes=int(shown["Size"]),
+            labels=config.get("Labels") or {},
+            environment=dict(entry.split("=", 1) for entry in config.get("Env") or () if "=" in entry),
+            digests=tuple(shown.get("RepoDigests") or ()),
+        )
+
+    async def image_references(self) -> Mapping[str, str]:
+        """Every reference that the engine has an image under, and that image's id."""
+        with _ours("The engine does not list its images."):
+            found = await self._docker._query_json("images/json", "GET")
+        return {reference: one["Id"] for one in found for reference in one.get("RepoTags") or ()}
+
+    async def untag(self, reference: str) -> None:
+        """Take *reference* from its image, and remove the image if it has no other.
+
+        Raises:
+            EngineError: A container uses it.
+        """
+        with _ours(f"The engine keeps {reference}."):
+            try:
+                await self._docker.images.delete(reference)
+            except DockerError as error:
+                if error.status != 404:
+                    raise
+
+    async def fetch(self, reference: str, *, on_line: Callable[[str], None]) -> None:
+        """Fetch *reference* from its registry; *on_line* gets what is under way, with the megabytes left.
+
+        Raises:
+            EngineError: No registry answers, or it has no such image.
+        """
+        left: dict[str, int] = {}
+        with _ours(f"{reference} cannot be fetched."):
+            async for event in self._docker.images.pull(reference, stream=True):
+                if "error" in event:
+                    raise EngineError(f"{reference} cannot be fetched: {event['error']}")
+                detail = event.get("progressDetail") or {}
+                if "total" in detail and "id" in event:
+                    left[event["id"]] = detail["total"] - detail.get("current", 0)
+                elif event.get("status") in {"Download complete", "Pull complete", "Already exists"}:
+                    left.pop(event.get("id", ""), None)
+                mb = sum(left.values()) / 1e6
+                on_line(f"{event.get('status', '')}, {mb:.0f} MB left" if mb else event.get("status", ""))
+
+    async def save(self, references: Sequence[str], path: Path, *, on_bytes: Callable[[int], None]) -> int:
+        """Write the images *references* to *path*, one tar for all; returns its bytes, and tells them meanwhile.
+
+        Raises:
+            EngineError: One is not there, or the file cannot be written.
+        """
+        with _ours("The engine did not save the images."):
+            names = urlencode([("names", reference) for reference in references])
+            async with self._docker._query(f"images/get?{names}", "GET") as response:
+                with path.open("wb") as stream:
+                    async for chunk in response.content.iter_chunked(2**20):
+                        await asyncio.to_thread(stream.write, chunk)
+                        on_bytes(stream.tell())
+                    return stream.tell()
+
+    async def load(self, path: Path) -> tuple[str, ...]:
+        """Take the images in the tar at *path*; returns their references.
+
+        Raises:
+            EngineError: It is no such file, or is damaged.
+        """
+        loaded: list[str] = []
+        with _ours(f"The engine did not load {path}."), path.open("rb") as stream:
+            async for event in self._docker.images.import_image(stream, stream=True):
+                found = re.match(r"Loaded image: (\S+)", str(event.get("stream", "")))
+                if found:
+                    loaded.append(found[1])
+        if not loaded:
+            raise EngineError(f"{path} holds no image.", fix="`labdock images save` writes such a file.")
+        return tuple(loaded)
+
+    async def run(self, name: str, body: Mapping[str, Any], *, timeout_s: float) -> Ran:
+        """Make a container called *name*, let it run to its end, and remove it.
+
+        Raises:
+            EngineError: It cannot be made or started, or does not end in time.
+        """
+        await self.remove(name)
+        await self.create(name, body)
+        try:
+            container = self._docker.containers.container(name)
+            with _ours(f"{name} did not end within {timeout_s:.0f} s."):
+                await container.start()
+                ended = await asyncio.wait_for(container.wait(), timeout=timeout_s)
+            with _ours(f"The engine does not give the output of {name}."):
+                output = "".join(await container.log(stdout=True))
+                errors = "".join(await container.log(stderr=True, tail=LAST_LINES))
+            return Ran(int(ended["StatusCode"]), output, tuple(errors.splitlines()[-LAST_LINES:]))
+        finally:
+            await self.remove(name)
 
     async def pull(self, reference: str, *, timeout_s: float) -> bool:
         """Fetch *reference* from its registry; False when none answers in time or it has no such image."""
@@ -153,13 +268,17 @@ class Engine:
         arguments: Mapping[str, str],
         labels: Mapping[str, str],
         on_line: Callable[[str], None],
+        fresh: bool = False,
     ) -> None:
         """Build an image called *tag* from *files* (path to bytes, or to a file that is read).
 
+        A *fresh* one takes nothing from the engine's cache.
+
         Raises:
-            BuildError: With the last lines of the build.
+            BuildError: With the last lines of the build, and the line of the Dockerfile that failed.
         """
         lines: list[str] = []
+        step = ""
         try:
             context = await asyncio.to_thread(_context, files)
             events = self._docker.images.build(
@@ -168,12 +287,15 @@ class Engine:
                 tag=tag,
                 buildargs=arguments,
                 labels=labels,
+                nocache=fresh,
                 forcerm=True,
                 stream=True,
             )
             async for event in events:
                 for line in str(event.get("stream", "")).splitlines():
                     if line.strip():
+                        begun = re.match(r"Step \d+/\d+ : (.*)", line)
+                        step = begun[1] if begun else step
                         lines.append(line.rstrip())
                         on_line(lines[-1])
         except (DockerError, aiohttp.ClientError, OSError) as error:
@@ -182,6 +304,7 @@ class Engine:
                 f"The image {tag} could not be built: {text}",
                 fix="Mend the cause and run the command again; it goes on where it stopped.",
                 details=tuple(lines[-LAST_LINES:]),
+                step=step,
             ) from error
 
     async def containers(self, labels: Mapping[str, str]) -> tuple[ContainerFacts, ...]:
@@ -226,7 +349,8 @@ class Engine:
             EngineError: It is still there after half a minute.
         """
         with _ours(f"The engine did not remove {name}."), _missing_is_fine():
-            await self._docker.containers.container(name).delete(force=True)
+            # With the volumes that its image declared, which nobody else would remove.
+            await self._docker.containers.container(name).delete(force=True, v=True)
             return
         # Somebody else removes it already, or it was never there.
         for _ in range(300):

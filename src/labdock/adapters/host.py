@@ -36,6 +36,11 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def is_file(path: Path) -> bool:
+    """Whether *path* is a file that is there."""
+    return path.is_file()
+
+
 def write_file(path: Path, text: str, *, mode: int, uid: int | None = None) -> None:
     """Put *text* at *path* in one step: whoever reads sees the old text or the new one, never half of it.
 

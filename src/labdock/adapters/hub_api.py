@@ -49,10 +49,19 @@ class HubApi:
         """A one-time sign-in link for the first administrator: name, link, expires_at."""
         return dict(self._ask("POST", "first-link", {}))
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    def start_session(self, name: str, options: Mapping[str, Any]) -> None:
+        """Begin to start the session of *name* with *options*; it goes on by itself.
+
+        Raises:
+            HubError: The person is unknown, has a session, or the options make no sense.
+        """
+        self._ask("POST", f"users/{quote(name, safe='')}/server", options, own=False)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, own: bool = True) -> Any:
+        """The answer to a call of Labdock's *own* part of the API, or of JupyterHub's."""
         data = None if body is None else json.dumps(body).encode()
         request = Request(  # noqa: S310  our own http URL
-            f"{self._url}/hub/api/labdock/{path}",
+            f"{self._url}/hub/api/{'labdock/' if own else ''}{path}",
             data=data,
             method=method,
             headers={**self._headers, "Content-Type": "application/json"},

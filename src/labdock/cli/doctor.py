@@ -13,11 +13,11 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.doctor_gpus import examine_gpus
-from labdock.cli.finding import Finding
 from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance
 from labdock.cli.up import DISK_NEEDED_BYTES, hub_api, parts_of
 from labdock.core.compose import LABEL_PART
 from labdock.core.errors import LabdockError
+from labdock.core.finding import Finding
 
 OLDEST_PYTHON = (3, 11)
 KNOWN_SYSTEMS = {("debian", "12"), ("debian", "13"), ("ubuntu", "24.04")}

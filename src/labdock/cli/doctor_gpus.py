@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine, EngineFacts
-from labdock.cli.finding import Finding
 from labdock.cli.instance import Instance
-from labdock.cli.up import notebook_tags, read_images
+from labdock.cli.shelves import read_shelves
 from labdock.core.errors import LabdockError
+from labdock.core.finding import Finding
 from labdock.core.gpus import GpuReport, Way
 
 RUNC_KEEPS_RULES = (1, 1, 7)
@@ -64,8 +63,12 @@ async def examine_gpus(instance: Instance, engine: Engine, facts: EngineFacts) -
         for lease in report.leases
         if report.outdated(lease)
     ]
-    for name, reference in notebook_tags(instance, read_images()).items():
-        found += _image(name, await engine.image_environment(reference), driver.cuda)
+    found += [
+        finding
+        for name, shelf in read_shelves(instance).by_id.items()
+        if shelf.release is not None
+        for finding in _image(name, shelf.release.cuda, driver.cuda)
+    ]
     return found
 
 
@@ -175,9 +178,8 @@ def _persistence() -> list[Finding]:
     ]
 
 
-def _image(name: str, environment: Mapping[str, str], cuda: tuple[int, int] | None) -> list[Finding]:
-    """Whether the driver serves the CUDA that the image *name* says it carries."""
-    text = environment.get("CUDA_VERSION", "")
+def _image(name: str, text: str, cuda: tuple[int, int] | None) -> list[Finding]:
+    """Whether the driver serves the CUDA version *text* of the image *name*."""
     version = re.match(r"\d+", text)
     if version is None or cuda is None:
         return []

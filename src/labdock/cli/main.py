@@ -7,10 +7,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -23,7 +22,17 @@ from labdock.cli import gpus as gpus_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
 from labdock.cli.console import Console, program
-from labdock.cli.instance import Chosen, Instance, config_file, find_instance
+from labdock.cli.context import (
+    Context,
+    as_json_option,
+    dry_run_option,
+    pass_context,
+    show_plan,
+    with_engine,
+    yes_option,
+)
+from labdock.cli.image_commands import images
+from labdock.cli.instance import Chosen, Instance, config_file
 from labdock.cli.operate import (
     follow_logs,
     home_question,
@@ -38,53 +47,7 @@ from labdock.core.compose import PARTS, SIMULATION
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
 from labdock.core.errors import ConfigError, HostError, LabdockError
-from labdock.core.lifecycle import Plan
 from labdock.core.session import INSTANCE_PATTERN
-
-Result = TypeVar("Result")
-
-
-class Context:
-    """What all commands share: the options before the command, and the console they speak through."""
-
-    def __init__(self, chosen: Chosen, *, verbose: bool) -> None:
-        self.chosen = chosen
-        self.verbose = verbose
-
-    def console(self, *, as_json: bool = False) -> Console:
-        return Console(as_json=as_json, verbose=self.verbose)
-
-    def instance(self) -> Instance:
-        return find_instance(self.chosen, os.environ)
-
-
-pass_context = click.make_pass_decorator(Context)
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print facts as JSON.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
-dry_run_option = click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
-
-
-def with_engine(work: Callable[[Engine], Coroutine[Any, Any, Result]], instance: Instance) -> Result:
-    """Run *work* with the instance's engine."""
-
-    async def whole() -> Result:
-        async with Engine(instance.engine_socket) as engine:
-            return await work(engine)
-
-    return asyncio.run(whole())
-
-
-def show_plan(plan: Plan, console: Console) -> None:
-    """The plan, a step a line; as JSON a list of acts."""
-    steps = [{"act": step.act.value, "subject": step.subject, "text": step.text} for step in plan]
-
-    def lines() -> None:
-        for step in plan:
-            console.say(f"  would: {step.text}")
-        if not plan:
-            console.say("Nothing to do.")
-
-    console.facts(steps, lines)
 
 
 def _instance_name(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -215,7 +178,7 @@ def up(context: Context, simulate_gpus: int | None, as_json: bool, yes: bool, dr
         up_module.apply_engine(first, instance, console)
     if dry_run:
         situation = with_engine(lambda engine: up_module.look(instance, engine, simulate_gpus), instance)
-        show_plan(situation.plan, console)
+        show_plan(situation.plan + situation.images, console)
         return
     host.make_folder(instance.state, mode=0o755)
     with host.lock(instance.state / ".lock"):
@@ -233,17 +196,28 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     known = {user["name"]: user["state"] for user in api.users()}
     link = api.first_link() if known.get(first_admin) != "active" else None
     gpus = gpus_module.in_words(await gpus_module.read_report(instance))
+    keeper = await up_module.bring_images(situation, instance, engine, console)
+    changed = bool(situation.plan + situation.images)
+    offered = {
+        image.id: shelf.release.words()
+        for image in instance.config.images
+        if (shelf := keeper.shelves.of(image.id)).release is not None
+    }
     report = {
         "url": url,
-        "changed": bool(situation.plan),
+        "changed": changed,
         "sign_in_link": link["link"] if link else None,
         "gpus": gpus,
+        "images": offered,
+        "failed_images": {name: str(error) for name, error in keeper.failures.items()},
     }
 
     def lines() -> None:
-        console.say("" if situation.plan else "Everything is as it should be: nothing changed.")
+        console.say("" if changed else "Everything is as it should be: nothing changed.")
         console.say(f"Labdock runs at {url}")
         console.say(gpus)
+        for name, words in offered.items():
+            console.say(f"Image {name}: {words}")
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
             console.say(
@@ -256,6 +230,10 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
             )
 
     console.facts(report, lines)
+    if keeper.failures:
+        for error in keeper.failures.values():
+            tell(error)
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -540,6 +518,16 @@ def config_schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+cli.add_command(images)
+
+
+def tell(error: LabdockError) -> None:
+    """*error* for people, on standard error."""
+    click.echo(f"labdock: {error}", err=True)
+    for line in error.details:
+        click.echo(f"    {line}", err=True)
+
+
 def main() -> None:
     """Run the command line; exit 0, 1 (failed) or 2 (wrong usage)."""
     try:
@@ -553,9 +541,7 @@ def main() -> None:
     except LabdockError as error:
         if "--verbose" in sys.argv:
             traceback.print_exc()
-        click.echo(f"labdock: {error}", err=True)
-        for line in error.details:
-            click.echo(f"    {line}", err=True)
+        tell(error)
         raise SystemExit(1) from None
 
 

@@ -6,20 +6,21 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
-from labdock.adapters.build_settings import BuildSettings, read_build_settings
 from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
 from labdock.adapters.hub_api import HubApi
 from labdock.cli.console import Console
+from labdock.cli.images import Keeper
 from labdock.cli.instance import RECORD, Instance, Record
+from labdock.cli.making import Maker
+from labdock.cli.shelves import SHELVES, Line, claim_of, read_lines, read_shelves, shelf_files
 from labdock.core.compose import (
     CDI_FOLDER,
     LABEL_PART,
@@ -34,22 +35,14 @@ from labdock.core.compose import (
     part_files,
 )
 from labdock.core.errors import HostError
-from labdock.core.image import (
-    DEBIAN_REGISTRY_IMAGE,
-    DEBIAN_RELEASE,
-    DEBIAN_TAG,
-    HOST_PREFIX,
-    ImageSet,
-    image_set,
-)
-from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_up
+from labdock.core.image import DEBIAN_TAG, ImageSet, image_set
+from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_images, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
+from labdock.core.shelf import Shelves
 
 READY_TIMEOUT_S = 120.0
-REGISTRY_TIMEOUT_S = 60.0
 DISK_NEEDED_BYTES = 3 * 2**30
 ENGINE_START_TIMEOUT_S = 60.0
-IMAGE_LABEL = "org.labdock.image-of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +52,10 @@ class Situation:
     deployment: Deployment
     wanted: Wanted
     plan: Plan
+    """What concerns the parts; *images* is what concerns the notebook images, and comes after."""
+    images: Plan
+    lines: tuple[Line, ...]
+    shelves: Shelves
     edge_listens: bool
     """Whether this instance's own edge already has the port that it is to have."""
     unwell: tuple[str, ...]
@@ -103,6 +100,8 @@ async def look(instance: Instance, engine: Engine, simulated_gpus: int | None = 
     """
     facts = await engine.facts()
     images = read_images()
+    shelves = read_shelves(instance)
+    lines = read_lines(instance, images, shelves)
     record = instance.record or Record(
         instance.name,
         choose_network(
@@ -120,14 +119,17 @@ async def look(instance: Instance, engine: Engine, simulated_gpus: int | None = 
         record.simulated_gpus if simulated_gpus is None else simulated_gpus,
     )
     deployment = _deployment(instance, record, facts, images)
+    for_agent, for_hub = shelf_files(instance, shelves)
     document = compose(deployment)
     wanted = Wanted(
         images=images,
-        notebooks=tuple(sorted({image.base.removeprefix("builtin/") for image in instance.config.images})),
+        notebooks=tuple(line.making for line in lines),
         files={
             RECORD: record.to_json(),
             "compose.yaml": _compose_text(deployment),
             **part_files(deployment),
+            f"parts/agent/{SHELVES}": for_agent,
+            f"parts/hub/{SHELVES}": for_hub,
         },
         secrets=SECRETS,
         parts={
@@ -137,13 +139,16 @@ async def look(instance: Instance, engine: Engine, simulated_gpus: int | None = 
         simulation=record.simulated_gpus > 0,
     )
     parts = [part for part in await parts_of(instance, engine) if part.status == "running"]
-    found = await _found(instance, engine, wanted, parts)
+    found = await _found(instance, engine, wanted, parts, shelves)
     # Also an edge that is unwell holds its port.
     edge_runs = any(part.labels[LABEL_PART] == "edge" for part in parts)
     listens = edge_runs and f"{instance.config.site.listen}:" in found.files.get("compose.yaml", "")
     lost = found.secrets < set(wanted.secrets)
     unwell = tuple(part.name for part in parts if lost or part.health == "unhealthy")
-    return Situation(deployment, wanted, plan_up(wanted, found), listens, unwell)
+    plan = plan_up(wanted, found)
+    built = {step.subject for step in plan if step.act in {Act.BUILD, Act.GET_DEBIAN}}
+    later = replace(found, tags=found.tags | built, shelves=shelves)
+    return Situation(deployment, wanted, plan, plan_images(wanted, later), lines, shelves, listens, unwell)
 
 
 def check_first(situation: Situation, instance: Instance, facts: EngineFacts) -> None:
@@ -152,7 +157,7 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
     Raises:
         HostError: The port is taken, the disk too full, a shared folder missing.
     """
-    acts = {step.act for step in situation.plan}
+    acts = {step.act for step in (*situation.plan, *situation.images)}
     listen = instance.config.site.listen
     starting = {
         part for step in situation.plan if step.act is Act.START_PARTS for part in step.subject.split()
@@ -216,7 +221,7 @@ class Applier:
         self._instance = instance
         self._engine = engine
         self._console = console
-        self._settings: BuildSettings | None = None
+        self._maker = Maker(engine, console, {recipe.tag: recipe for recipe in situation.wanted.recipes()})
 
     async def apply(self) -> None:
         """Carry out the plan, in order.
@@ -229,9 +234,9 @@ class Applier:
         for step in self._situation.plan:
             match step.act:
                 case Act.GET_DEBIAN:
-                    await self._get_debian(step)
+                    await self._maker.get_debian()
                 case Act.BUILD:
-                    await self._build(step)
+                    await self._maker.build(step.subject)
                 case Act.MAKE_FOLDER:
                     folders = self._situation.wanted.folders()
                     folder = next(folder for folder in folders if folder.path == step.subject)
@@ -254,7 +259,7 @@ class Applier:
 
     def _write(self, path: str, service: int) -> None:
         text = self._situation.wanted.files[path]
-        private = path == "parts/hub/hub.json"
+        private = path.startswith("parts/hub/")
         host.write_file(
             self._instance.state / path,
             text,
@@ -262,53 +267,30 @@ class Applier:
             uid=service if private else None,
         )
 
-    def _build_settings(self) -> BuildSettings:
-        if self._settings is None:
-            self._settings = read_build_settings(os.environ, DEBIAN_RELEASE)
-            for name in self._settings.with_passwords:
-                self._console.note(f"Note: your {name} carries a password; people can read it in the images.")
-        return self._settings
-
-    async def _get_debian(self, step: Step) -> None:
-        with self._console.step(f"Ask the image registry for {DEBIAN_REGISTRY_IMAGE}"):
-            pulled = await self._engine.pull(DEBIAN_REGISTRY_IMAGE, timeout_s=REGISTRY_TIMEOUT_S)
-        if pulled:
-            await self._engine.tag(DEBIAN_REGISTRY_IMAGE, DEBIAN_TAG)
-            return
-        text = f"No image registry answers: make Debian {DEBIAN_RELEASE} from this machine's packages"
-        with self._console.step(text) as show, tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "debian.tar"
-            host.bootstrap_debian(DEBIAN_RELEASE, self._build_settings().mirror, archive, on_line=show)
-            dockerfile = b'FROM scratch\nADD debian.tar /\nCMD ["bash"]\n'
-            await self._engine.build(
-                DEBIAN_TAG,
-                {"Dockerfile": dockerfile, "debian.tar": archive},
-                arguments={},
-                labels={IMAGE_LABEL: "debian"},
-                on_line=show,
-            )
-
-    async def _build(self, step: Step) -> None:
-        recipe = next(r for r in self._situation.wanted.recipes() if r.name == step.subject)
-        settings = self._build_settings()
-        own: Mapping[str, bytes | Path] = recipe.files
-        machine = {HOST_PREFIX + path: data for path, data in settings.files.items()}
-        with self._console.step(step.text) as show:
-            await self._engine.build(
-                recipe.tag,
-                {**own, **(machine if recipe.name == "base" else {})},
-                arguments={**settings.arguments, recipe.parent_argument: recipe.parent},
-                labels={IMAGE_LABEL: recipe.name},
-                on_line=show,
-            )
-
     async def _start_parts(self, step: Step) -> None:
         host.make_folder(Path(self._instance.places.storage), mode=0o755)
         with self._console.step(step.text) as show:
             for container in self._situation.unwell:
                 # Compose leaves a running container alone, however unwell it is.
                 await self._engine.restart(container, grace_s=10)
+            for tag in {image for image, _ in self._situation.wanted.parts.values()}:
+                name, _, version = tag.removeprefix("labdock/").partition(":")
+                await self._engine.tag(tag, claim_of(self._instance, name, version))
             run_compose(self._instance, ("up", "--detach", "--no-build", "--remove-orphans"), on_line=show)
+
+
+async def bring_images(situation: Situation, instance: Instance, engine: Engine, console: Console) -> Keeper:
+    """Build, check and publish what the plan says; the keeper knows what failed."""
+    keeper = keeper_of(instance, engine, console, situation.lines, situation.shelves)
+    await keeper.apply(situation.images)
+    return keeper
+
+
+def keeper_of(
+    instance: Instance, engine: Engine, console: Console, lines: tuple[Line, ...], shelves: Shelves
+) -> Keeper:
+    """Who takes *lines* through their life, on this version of Labdock."""
+    return Keeper(instance, engine, console, lines, shelves, read_images().hub_version)
 
 
 def run_compose(instance: Instance, arguments: tuple[str, ...], *, on_line: Callable[[str], None]) -> None:
@@ -419,14 +401,6 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
-def notebook_tags(instance: Instance, images: ImageSet) -> dict[str, str]:
-    """The engine's reference of each image that people may choose, by its id."""
-    return {
-        image.id: images.notebooks[image.base.removeprefix("builtin/")].tag
-        for image in instance.config.images
-    }
-
-
 def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: ImageSet) -> Deployment:
     network = Network(f"{instance.name}-sessions", bridge_name(instance.name), record.subnet)
     return Deployment(
@@ -434,7 +408,6 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         config=instance.config,
         places=instance.places,
         network=network,
-        images=notebook_tags(instance, images),
         server_image=images.server.tag,
         engine_api=facts.api,
         engine_cpus=facts.cpus,
@@ -455,9 +428,15 @@ def _compose_text(deployment: Deployment) -> str:
     return head + to_yaml(compose(deployment))
 
 
-async def _found(instance: Instance, engine: Engine, wanted: Wanted, running: list[ContainerFacts]) -> Found:
-    tags = [recipe.tag for recipe in wanted.recipes()] + [DEBIAN_TAG]
-    present = [tag for tag in tags if await engine.has_image(tag)]
+async def _found(
+    instance: Instance, engine: Engine, wanted: Wanted, running: list[ContainerFacts], shelves: Shelves
+) -> Found:
+    references = {recipe.tag for recipe in wanted.recipes()} | {DEBIAN_TAG}
+    for making in wanted.notebooks:
+        references |= {recipe.tag for recipe in making.recipes} | ({making.fetched} - {""})
+        release = shelves.of(making.image).release
+        references |= {release.reference} if release else set()
+    present = [reference for reference in sorted(references) if await engine.has_image(reference)]
     place = instance.state
     try:
         files = {path: text for path in wanted.files if (text := host.read_text(place / path)) is not None}

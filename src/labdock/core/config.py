@@ -13,12 +13,14 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
 from labdock.core.errors import AccountError, ConfigError
 from labdock.core.gpu_settings import GPU_SECTION
 from labdock.core.gpus import GpuRules
+from labdock.core.image import BUILTINS
 from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, check_name
 from labdock.core.session import Limits
 from labdock.core.settings import (
@@ -66,6 +68,20 @@ _ANY_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(?:i?b)?\s*", re.IGN
 _MOST_BYTES = 2**60
 _SHORT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _IMAGE_ID = r"[a-z0-9][a-z0-9-]{0,29}"
+_IMAGE_PART = r"[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
+_REFERENCE = (
+    rf"(?:(?:{_LABEL}\.)*{_LABEL}(?::{_PORT})?/)?{_IMAGE_PART}(?:/{_IMAGE_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+_APT = r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"
+_PIP_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_PIP_VERSIONS = r"(?:===?|[<>!~]=|[<>]) ?[A-Za-z0-9.*+!_-]+"
+_PIP = (
+    rf"{_PIP_NAME}(?:\[{_PIP_NAME}(?:, ?{_PIP_NAME})*\])?"
+    rf"(?: ?{_PIP_VERSIONS}(?: ?, ?{_PIP_VERSIONS})*| @ (?:https|git\+https)://[^ \u0000-\u001f]+)?"
+    r"(?: ?; ?[A-Za-z0-9_.<>=!~'\" ()]+)?"
+)
+_CONDA = r"(?:[A-Za-z0-9._/-]+::)?[A-Za-z0-9_][A-Za-z0-9_.-]*(?: ?[=<>!~|,]{1,2} ?[A-Za-z0-9.*+!_-]+){0,6}"
 
 _SIZE_UNIT = "bytes, or K, M, G, T in powers of 1024 (1G is 1,073,741,824 bytes)"
 _LEAST_MEMORY = 128 * 2**20
@@ -260,6 +276,59 @@ _FOLDER_VALUE = text_value(
     convert=lambda path: path.rstrip("/"),
     optional=True,
 )
+_PATH_VALUE = text_value(
+    "a path",
+    r"[^\u0000-\u001f\u007f\ud800-\udfff]{1,400}",
+    hint="Write it as seen from the folder of this file.",
+    optional=True,
+)
+
+
+def _read_base(value: Plain) -> object | Wrong:
+    if isinstance(value, str) and value in _BUILTIN_BASES:
+        return value
+    if isinstance(value, str) and (value.startswith("builtin/") or value in BUILTINS):
+        near = get_close_matches(value.removeprefix("builtin/"), BUILTINS, 1)
+        known = f"Known: {', '.join(_BUILTIN_BASES)}."
+        return Wrong("is no image of Labdock's", f"Did you mean builtin/{near[0]}?" if near else known)
+    if isinstance(value, str) and re.fullmatch(_REFERENCE, value):
+        return value
+    return Wrong(
+        "is not the name of an image",
+        f"Write {_BUILTIN_BASES[0]}, or a name that `docker pull` takes, such as nvidia/cuda:13.0.1-devel.",
+    )
+
+
+_BUILTIN_BASES = tuple(f"builtin/{name}" for name in BUILTINS)
+_BASE_VALUE = Value(
+    "the name of an image",
+    {
+        "anyOf": [
+            {"enum": list(_BUILTIN_BASES)},
+            {
+                "type": "string",
+                "pattern": f"^(?:{_REFERENCE})$",
+                "not": {"anyOf": [{"pattern": "^builtin/"}, {"enum": list(BUILTINS)}]},
+            },
+        ]
+    },
+    _read_base,
+)
+_APT_VALUE = text_value("the name of a Debian or Ubuntu package, such as ffmpeg", _APT)
+_PIP_VALUE = text_value(
+    "a requirement as pip knows it, such as einops or einops>=0.8",
+    _PIP,
+    hint="One package an item; options of pip belong into a requirements.txt in the folder that files names.",
+)
+_CONDA_VALUE = text_value("a package as conda knows it, such as r-base or gdal=3.10", _CONDA)
+
+
+def _normal_package(requirement: str) -> str:
+    """The package that *requirement* names, as PEP 503 writes it."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else requirement
+
+
 _PERSON_VALUE = Value(
     "a person's name",
     {
@@ -510,9 +579,56 @@ class Image:
     base: str = field(
         default="builtin/cpu",
         metadata=describe(
-            choice("builtin/cpu"),
-            help="What the image is built from. The base builtin/cpu is Python with JupyterLab.",
-            example="builtin/cpu",
+            _BASE_VALUE,
+            help="What the image is built from: one of Labdock's own images "
+            f"({', '.join(_BUILTIN_BASES)}), or any image by the name that `docker pull` takes, "
+            "if Debian or Ubuntu is in it. With dockerfile, what its argument BASE receives.",
+            example="builtin/torch",
+        ),
+    )
+    apt: tuple[str, ...] = field(
+        default=(),
+        metadata=describe(
+            ListOf(_APT_VALUE, named="package", unique=_normal_package),
+            help="Debian or Ubuntu packages to add.",
+            example=["ffmpeg"],
+        ),
+    )
+    conda: tuple[str, ...] = field(
+        default=(),
+        metadata=describe(
+            ListOf(_CONDA_VALUE, named="package"),
+            help="Packages to add from conda-forge, by micromamba, into an environment of their own in "
+            "/opt/conda; if Python is among them, it is a further kernel.",
+            example=["r-base"],
+        ),
+    )
+    pip: tuple[str, ...] = field(
+        default=(),
+        metadata=describe(
+            ListOf(_PIP_VALUE, named="package", unique=_normal_package),
+            help="Python packages to add, as pip knows them.",
+            example=["einops", "lightning>=2.5"],
+        ),
+    )
+    files: str | None = field(
+        default=None,
+        metadata=describe(
+            _PATH_VALUE,
+            help="Folder, as seen from this file, with any of apt.txt, environment.yml, requirements.txt and "
+            "postBuild: what to add, and a script to run at last as root, in that folder.",
+            example="images/vision",
+            derived="no folder",
+        ),
+    )
+    dockerfile: str | None = field(
+        default=None,
+        metadata=describe(
+            _PATH_VALUE,
+            help="A Dockerfile, as seen from this file, built with its folder as context; what the other "
+            "settings name is added on top of it.",
+            example="images/robot/Dockerfile",
+            derived="none",
         ),
     )
     default: bool = field(

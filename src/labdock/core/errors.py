@@ -38,9 +38,22 @@ class EngineError(LabdockError):
 
 
 class BuildError(LabdockError):
-    """An image could not be built; *details* holds the last lines of the build."""
+    """An image could not be built; *details* holds the last lines of the build.
+
+    *step* is the line of the Dockerfile that failed, "" where none was reached.
+    """
 
     label = "build"
+
+    def __init__(self, message: str, *, fix: str = "", details: tuple[str, ...] = (), step: str = "") -> None:
+        super().__init__(message, fix=fix, details=details)
+        self.step = step
+
+
+class CheckError(LabdockError):
+    """An image must not be given to people; *details* says what is wrong in it, and what to do."""
+
+    label = "check"
 
 
 class HostError(LabdockError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEBIAN_RELEASE = "trixie"
 DEBIAN_REGISTRY_IMAGE = f"debian:{DEBIAN_RELEASE}-slim"
@@ -44,12 +45,16 @@ SIMULATION_SOURCE = (
 class Recipe:
     """An image to build: files by path (``Dockerfile`` among them), and the image it stands on.
 
-    *parent* is the reference that the Dockerfile's argument ``PARENT`` receives.
+    *parent* is the reference that the Dockerfile's *argument* receives. *with_host* says that the build finds
+    this machine's own settings below HOST_PREFIX. A later *edition* is built without the engine's cache.
     """
 
     name: str
     files: Mapping[str, bytes]
     parent: str
+    argument: str = "PARENT"
+    with_host: bool = False
+    edition: int = 0
 
     @property
     def tag(self) -> str:
@@ -57,6 +62,8 @@ class Recipe:
         digest = hashlib.sha256(self.parent.encode())
         for path in sorted(self.files):
             digest.update(b"\0" + path.encode() + b"\0" + hashlib.sha256(self.files[path]).digest())
+        if self.edition:
+            digest.update(b"\0edition %d" % self.edition)
         return f"labdock/{self.name}:{digest.hexdigest()[:12]}"
 
 
@@ -65,6 +72,8 @@ class ImageSet:
     """The images that this version of Labdock can build, by name."""
 
     recipes: Mapping[str, Recipe]
+    adaptation: Mapping[str, bytes] = field(default_factory=dict)
+    """The files that make somebody's image one that a session can run from."""
 
     @property
     def base(self) -> Recipe:
@@ -77,6 +86,13 @@ class ImageSet:
     @property
     def simulation(self) -> Recipe:
         return self.recipes["simulation"]
+
+    @property
+    def hub_version(self) -> str:
+        """The version of jupyterhub that the hub runs, as the server image pins it."""
+        lock = self.server.files["requirements.lock"].decode()
+        found = re.search(r"^jupyterhub==([^ ]+)", lock, re.MULTILINE)
+        return found[1] if found else ""
 
     def lineage(self, name: str) -> tuple[Recipe, ...]:
         """The image *name* after everything of Labdock's that it stands on."""
@@ -99,5 +115,7 @@ def image_set(folders: Mapping[str, Mapping[str, bytes]], package: Mapping[str, 
     for name, parent in PARENTS.items():
         if name in folders:
             stands_on = recipes[parent].tag if parent else DEBIAN_TAG
-            recipes[name] = Recipe(name, {**folders[name], **carried.get(name, {})}, stands_on)
-    return ImageSet(recipes)
+            files = {**folders[name], **carried.get(name, {})}
+            recipes[name] = Recipe(name, files, stands_on, with_host=name == "base")
+    # The notebook server as it is put into an image that is none of Labdock's.
+    return ImageSet(recipes, {**folders.get("notebook", {}), **folders.get("adapt", {})})

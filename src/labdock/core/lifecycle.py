@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from labdock.core.image import DEBIAN_TAG, ImageSet, Recipe
+from labdock.core.shelf import Shelves
 
 
 class Act(StrEnum):
@@ -15,7 +16,10 @@ class Act(StrEnum):
     INSTALL_ENGINE = "install-engine"
     START_ENGINE = "start-engine"
     GET_DEBIAN = "get-debian"
+    FETCH = "fetch"
     BUILD = "build"
+    CHECK = "check"
+    PUBLISH = "publish"
     MAKE_FOLDER = "make-folder"
     MAKE_SECRET = "make-secret"  # noqa: S105  the name of an act
     WRITE = "write"
@@ -27,11 +31,16 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change: what kind, on what (a path, a tag, a container), and the words for people."""
+    """One change: what kind, on what (a path, a tag, a container), and the words for people.
+
+    *image* is the id of the notebook image that the step is for: if it fails, that image stays as it is and
+    the rest goes on.
+    """
 
     act: Act
     subject: str
     text: str
+    image: str = ""
 
 
 Plan = tuple[Step, ...]
@@ -64,6 +73,28 @@ SIMULATION_FOLDER = Folder("simulation", 0o755, service=False)
 
 
 @dataclass(frozen=True, slots=True)
+class Making:
+    """A line of the section ``images``, and the recipes that make it, each standing on the one before.
+
+    *fetched* is somebody else's image that the first of them stands on, "" for none.
+    """
+
+    image: str
+    recipes: tuple[Recipe, ...]
+    fetched: str = ""
+
+    @property
+    def tag(self) -> str:
+        """What the engine calls the finished image."""
+        return self.recipes[-1].tag
+
+    @property
+    def version(self) -> str:
+        """Its content in a word."""
+        return self.tag.rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What should be: the images, the files by path below the state, the secrets, what each part runs.
 
@@ -71,7 +102,7 @@ class Wanted:
     """
 
     images: ImageSet
-    notebooks: tuple[str, ...]
+    notebooks: tuple[Making, ...]
     files: Mapping[str, str]
     secrets: tuple[str, ...]
     parts: Mapping[str, tuple[str, str]]
@@ -82,10 +113,9 @@ class Wanted:
         return (*FOLDERS, SIMULATION_FOLDER) if self.simulation else FOLDERS
 
     def recipes(self) -> tuple[Recipe, ...]:
-        """The images to have, each after the one it stands on."""
+        """The images that the parts run, each after the one it stands on."""
         return (
             self.images.base,
-            *(self.images.notebooks[name] for name in self.notebooks),
             *((self.images.simulation,) if self.simulation else ()),
             self.images.server,
         )
@@ -93,13 +123,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is: the tags the engine has, the files, folders and secrets that exist, the parts that run."""
+    """What is: the tags the engine has, the files, folders and secrets that exist, the parts that run.
+
+    *shelves* is what is remembered of the notebook images.
+    """
 
     tags: frozenset[str]
     files: Mapping[str, str]
     folders: frozenset[str]
     secrets: frozenset[str]
     parts: Mapping[str, tuple[str, str]]
+    shelves: Shelves = field(default_factory=Shelves)
 
 
 def plan_engine(*, answers: bool, installed: bool, with_systemd: bool) -> Plan:
@@ -117,12 +151,11 @@ def plan_engine(*, answers: bool, installed: bool, with_systemd: bool) -> Plan:
 
 
 def plan_up(wanted: Wanted, found: Found) -> Plan:
-    """How to get from *found* to *wanted*; empty when there is nothing to do."""
-    builds = [recipe for recipe in wanted.recipes() if recipe.tag not in found.tags]
-    steps = []
-    if wanted.images.base in builds and DEBIAN_TAG not in found.tags:
-        steps.append(Step(Act.GET_DEBIAN, DEBIAN_TAG, "Get Debian to build on"))
-    steps += [Step(Act.BUILD, recipe.name, f"Build the image {recipe.tag}") for recipe in builds]
+    """How to get from *found* to *wanted*, notebook images aside; empty when there is nothing to do."""
+    missing_images = [r for r in wanted.recipes() if r is not wanted.images.base and r.tag not in found.tags]
+    # Without the base, nothing can be built; where all is there that stands on it, it is not needed.
+    builds = [wanted.images.base, *missing_images] if missing_images else []
+    steps = plan_builds(tuple(builds), found.tags)
     steps += [
         Step(Act.MAKE_FOLDER, folder.path, f"Make the folder {folder.path}")
         for folder in wanted.folders()
@@ -148,6 +181,56 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
         words += [f"remove {', '.join(gone)}"] if gone else []
         text = " and ".join(words)
         steps.append(Step(Act.START_PARTS, " ".join(changed), text[0].upper() + text[1:]))
+    return tuple(steps)
+
+
+def plan_builds(recipes: tuple[Recipe, ...], tags: frozenset[str], image: str = "") -> list[Step]:
+    """How to get the last of *recipes*, each of which stands on the one before.
+
+    What is missing below an image that is there is not built: it is in that image.
+    """
+    steps: list[Step] = []
+    there = max((index for index, recipe in enumerate(recipes) if recipe.tag in tags), default=-1)
+    if image:
+        builds = [recipe for recipe in recipes[there + 1 :] if recipe.tag not in tags]
+    else:
+        builds = [recipe for recipe in recipes if recipe.tag not in tags]
+    if any(recipe.parent == DEBIAN_TAG for recipe in builds) and DEBIAN_TAG not in tags:
+        steps.append(Step(Act.GET_DEBIAN, DEBIAN_TAG, "Get Debian to build on", image))
+    steps += [Step(Act.BUILD, recipe.tag, f"Build the image {recipe.tag}", image) for recipe in builds]
+    return steps
+
+
+def plan_making(making: Making, tags: frozenset[str]) -> list[Step]:
+    """How to have the image of *making* in the engine, which has *tags*; empty when it is there."""
+    if making.tag in tags:
+        return []
+    steps = plan_builds(making.recipes, tags, making.image)
+    begins = steps[0].subject == making.recipes[0].tag
+    if making.fetched and begins and making.fetched not in tags:
+        steps.insert(0, Step(Act.FETCH, making.fetched, f"Fetch {making.fetched}", making.image))
+    return steps
+
+
+def plan_images(wanted: Wanted, found: Found) -> Plan:
+    """How to offer people every image of the configuration as it says now.
+
+    What is offered already stays; what an administrator rolled back does not come back by itself.
+    """
+    steps: list[Step] = []
+    for making in wanted.notebooks:
+        shelf = found.shelves.of(making.image)
+        offered = shelf.release
+        if making.version in shelf.withdrawn and offered is not None:
+            continue
+        if offered is not None and offered.version == making.version and offered.reference in found.tags:
+            continue
+        planned = {step.subject for step in steps}
+        steps += [step for step in plan_making(making, found.tags) if step.subject not in planned]
+        steps += [
+            Step(Act.CHECK, making.image, f"Check the image {making.image}", making.image),
+            Step(Act.PUBLISH, making.image, f"Publish the image {making.image}", making.image),
+        ]
     return tuple(steps)
 
 

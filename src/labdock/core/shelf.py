@@ -49,7 +49,7 @@ class Release:
 
 
 def format_gb(size_bytes: int) -> str:
-    """*size_bytes* as people compare images: "640 MB", "5.2 GB", in powers of 1000 as the engine prints it."""
+    """*size_bytes* as people compare images: "640 MB", "5.2 GB"; in powers of 1000, as the engine does."""
     if size_bytes < 999_500_000:
         return f"{size_bytes / 1e6:.0f} MB"
     return f"{size_bytes / 1e9:.1f} GB"
@@ -87,6 +87,14 @@ class Shelf:
             withdrawn=tuple(version for version in self.withdrawn if version != release.version),
             trial=trial,
         )
+
+    def trying(self, release: Release | None) -> Shelf:
+        """Administrators may start *release*, and nobody else; None ends that."""
+        return replace(self, trial=release)
+
+    def anew(self) -> Shelf:
+        """What is built next fetches everything anew that has no fixed version."""
+        return replace(self, edition=self.edition + 1)
 
     def before(self) -> Release | None:
         """The release that a rollback goes back to; None when there is none."""
@@ -190,7 +198,14 @@ def choices(offered: Iterable[Offered], shelves: Shelves) -> tuple[ImageChoice, 
         shelf = shelves.of(one.id)
         if shelf.release is not None:
             found.append(
-                ImageChoice(one.id, one.label, shelf.current, one.default, details=shelf.release.words())
+                ImageChoice(
+                    one.id,
+                    one.label,
+                    shelf.current,
+                    one.default,
+                    details=shelf.release.words(),
+                    published_at=shelf.release.published_at,
+                )
             )
         if shelf.trial is not None:
             found.append(
@@ -200,6 +215,7 @@ def choices(offered: Iterable[Offered], shelves: Shelves) -> tuple[ImageChoice, 
                     shelf.trial.reference,
                     details=shelf.trial.words(),
                     trial=True,
+                    published_at=shelf.trial.published_at,
                 )
             )
     public = [choice for choice in found if not choice.trial]

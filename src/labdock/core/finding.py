@@ -1,4 +1,4 @@
-"""What ``labdock doctor`` finds."""
+"""One thing that was looked at, by ``labdock doctor`` or by the check of an image."""
 
 from __future__ import annotations
 

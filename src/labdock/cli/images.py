@@ -1,0 +1,370 @@
+"""The life of the notebook images: built, looked into, tried, published, rolled back, saved, removed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from labdock.adapters import host
+from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.engine import Engine, ImageFacts
+from labdock.cli.console import Console
+from labdock.cli.instance import Instance
+from labdock.cli.making import Maker
+from labdock.cli.shelves import (
+    Line,
+    claim_of,
+    place_of,
+    read_look,
+    write_look,
+    write_shelves,
+)
+from labdock.core.errors import BuildError, CheckError, EngineError, LabdockError
+from labdock.core.finding import Finding
+from labdock.core.image import Recipe
+from labdock.core.image_check import Seen, cuda_of, headline, judge
+from labdock.core.lifecycle import Act, Plan, plan_making
+from labdock.core.own_image import OWN, asked_for, explain
+from labdock.core.session import LABEL_IMAGE, LABEL_INSTANCE, LABEL_ROLE, ROLE_SESSION
+from labdock.core.shelf import Release, Shelf, Shelves
+
+LABEL_FRAMEWORKS = "org.labdock.frameworks"
+LABEL_HEADLINE = "org.labdock.headline"
+ROLE_CHECK = "check"
+LOOK_TIMEOUT_S = 900.0
+"""How long a look into an image may take; the largest import several hundred megabytes each."""
+
+_NOBODY = "65534:65534"
+_MOST_HEADLINE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An image that was looked into: what was seen, what that means, and how it would be told of."""
+
+    findings: tuple[Finding, ...]
+    release: Release
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Graphics:
+    """What this machine asks of an image: the driver's version, the oldest card's compute capability."""
+
+    driver: str | None = None
+    oldest_compute: tuple[int, int] | None = None
+
+
+class Keeper:
+    """Takes the lines of the section ``images`` through their life, and remembers it in *shelves*."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        engine: Engine,
+        console: Console,
+        lines: Iterable[Line],
+        shelves: Shelves,
+        hub_version: str,
+    ) -> None:
+        self._instance = instance
+        self._engine = engine
+        self._console = console
+        self._lines = {line.image.id: line for line in lines}
+        recipes = {recipe.tag: recipe for line in self._lines.values() for recipe in line.making.recipes}
+        self._maker = Maker(engine, console, recipes)
+        self._hub_version = hub_version
+        self._failed: dict[str, LabdockError] = {}
+        self.shelves = shelves
+        self.failures: dict[str, LabdockError] = {}
+
+    async def apply(self, plan: Plan) -> None:
+        """Carry out *plan*; what fails for one image is kept in ``failures``, and the others go on."""
+        for step in plan:
+            if step.image in self.failures:
+                continue
+            try:
+                match step.act:
+                    case Act.GET_DEBIAN:
+                        await self._maker.get_debian()
+                    case Act.FETCH:
+                        await self._maker.fetch(step.subject)
+                    case Act.BUILD:
+                        await self._build(step.image, step.subject)
+                    case Act.CHECK:
+                        await self.check(step.image)
+                    case Act.PUBLISH:
+                        await self.publish(step.image)
+                    case _:
+                        raise AssertionError(f"{step.act} is no act on an image")
+            except LabdockError as error:
+                self.failures[step.image] = error
+
+    async def _build(self, image: str, tag: str) -> None:
+        line = self._lines[image]
+        recipe = next(recipe for recipe in line.making.recipes if recipe.tag == tag)
+        if recipe.parent in self._failed:
+            # Another image was to bring it, and could not.
+            raise self._failed[recipe.parent]
+        try:
+            await self._maker.build(tag)
+        except BuildError as error:
+            self._failed[tag] = self._explained(line, recipe, error)
+            raise self._failed[tag] from error
+        except LabdockError as error:
+            self._failed[tag] = error
+            raise
+
+    def _explained(self, line: Line, recipe: Recipe, error: BuildError) -> BuildError:
+        """*error* with the setting it comes from, where it is one of the lab's."""
+        image = line.image
+        if not recipe.name.startswith(OWN):
+            return error
+        mishap = explain(image, line.own, error)
+        place = place_of(self._instance, image, mishap.setting, mishap.word)
+        return BuildError(
+            f"{place}: {mishap.message}",
+            fix=f"The image {image.id} that people use stays as it is."
+            if self.shelves.of(image.id).release
+            else "Mend it, and run the command again.",
+            details=error.details,
+            step=error.step,
+        )
+
+    async def build(self, image: str) -> bool:
+        """Have the image *image* in the engine; whether there was anything to build.
+
+        Raises:
+            LabdockError: A step failed.
+        """
+        making = self._lines[image].making
+        wanted = (*(recipe.tag for recipe in making.recipes), making.fetched)
+        tags = frozenset([tag for tag in wanted if tag and await self._engine.has_image(tag)])
+        steps = plan_making(making, tags)
+        await self.apply(tuple(steps))
+        if image in self.failures:
+            raise self.failures[image]
+        return bool(steps)
+
+    async def check(self, image: str, *, anew: bool = False) -> Checked:
+        """Look into the built image, and say what was found; a look is kept, unless it is to be *anew*.
+
+        Raises:
+            CheckError: It must not be published as it is.
+        """
+        with self._console.step(f"Check the image {image}"):
+            checked = await self.examine(image, anew=anew)
+        self._must_be_fit(image, checked)
+        return checked
+
+    def _must_be_fit(self, image: str, checked: Checked) -> None:
+        wrong = [finding for finding in checked.findings if not finding.ok]
+        if wrong:
+            offered = self.shelves.of(image).release is not None
+            raise CheckError(
+                f"The image {image} is not fit to be published: {len(wrong)} of {len(checked.findings)} "
+                "checks failed.",
+                fix="People go on with the one before." if offered else "It is not offered to anybody.",
+                details=tuple(
+                    line for finding in wrong for line in (f"{finding.check}: {finding.seen}", finding.fix)
+                ),
+            )
+
+    async def examine(self, image: str, *, anew: bool = False) -> Checked:
+        """As ``check``, whatever is found."""
+        making = self._lines[image].making
+        facts = await self._engine.image(making.tag)
+        if facts is None:
+            raise EngineError(f"The image {image} ({making.tag}) is not built.", fix="`labdock images build`")
+        seen = None if anew else read_look(self._instance, making.version)
+        if seen is None:
+            seen = await self._look(image, making.tag, facts)
+            write_look(self._instance, making.version, seen)
+        graphics = await read_graphics(self._instance)
+        offered = self.shelves.of(image).release
+        before = None
+        if offered is not None and offered.version != making.version:
+            before = read_look(self._instance, offered.version)
+        findings = judge(
+            seen,
+            size_bytes=facts.size_bytes,
+            hub_version=self._hub_version,
+            driver=graphics.driver,
+            oldest_compute=graphics.oldest_compute,
+            before=before.packages if before else None,
+            size_before_bytes=offered.size_bytes if before and offered else None,
+        )
+        names = (*facts.labels.get(LABEL_HEADLINE, "").split(), *self._packages(image))
+        release = Release(
+            reference=claim_of(self._instance, image, making.version),
+            published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            size_bytes=facts.size_bytes,
+            headline=headline(seen, names)[: _MOST_HEADLINE + 1],
+            cuda=cuda_of(seen),
+        )
+        return Checked(findings, release)
+
+    def _packages(self, image: str) -> tuple[str, ...]:
+        """The Python packages that the lab itself asks for in *image*, by their normal names."""
+        line = self._lines[image]
+        return asked_for(line.image, line.own)
+
+    async def _look(self, image: str, tag: str, facts: ImageFacts) -> Seen:
+        script = Path(str(package_files("labdock"))) / "images/check/look"
+        wish = {
+            "frameworks": facts.labels.get(LABEL_FRAMEWORKS, "").split(),
+            "packages": list(self._packages(image)),
+        }
+        limits = self._instance.config.limits
+        ran = await self._engine.run(
+            f"{self._instance.name}-check-{image}",
+            {
+                "Image": tag,
+                "Entrypoint": [],
+                "Cmd": ["/opt/env/bin/python", "-c", script.read_text(), json.dumps(wish)],
+                "User": _NOBODY,
+                "WorkingDir": "/tmp",  # noqa: S108  the container's own
+                # What an image sets for itself must not reach for a card here.
+                "Env": ["HOME=/tmp", "NVIDIA_VISIBLE_DEVICES=void"],
+                "Labels": {LABEL_INSTANCE: self._instance.name, LABEL_ROLE: ROLE_CHECK},
+                "HostConfig": {
+                    "NetworkMode": "none",
+                    "CapDrop": ["ALL"],
+                    "SecurityOpt": ["no-new-privileges"],
+                    "PidsLimit": limits.pids,
+                    "ShmSize": limits.shm_bytes,
+                },
+            },
+            timeout_s=LOOK_TIMEOUT_S,
+        )
+        try:
+            return Seen.from_json(ran.output)
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckError(
+                f"Looking into the image {image} failed: its Python ended with exit code {ran.exit_code}.",
+                fix="Is /opt/env whole in it? A Dockerfile or postBuild may have changed it.",
+                details=ran.last_lines,
+            ) from error
+
+    async def publish(self, image: str) -> Release:
+        """Make the built and checked image the choice for new sessions; those that run stay as they are."""
+        # The look was kept by the check before: this costs nothing.
+        checked = await self.examine(image)
+        self._must_be_fit(image, checked)
+        release = checked.release
+        await self._engine.tag(self._lines[image].making.tag, release.reference)
+        self.remember(image, self.shelves.of(image).publish(release))
+        self._console.note(f"{image}: {release.words()} is what new sessions get.")
+        return release
+
+    async def try_out(self, image: str) -> Release:
+        """Offer the built image to administrators alone."""
+        release = (await self.examine(image)).release
+        await self._engine.tag(self._lines[image].making.tag, release.reference)
+        shelf = self.shelves.of(image)
+        self.remember(image, shelf.trying(release))
+        return release
+
+    def remember(self, image: str, shelf: Shelf) -> None:
+        """Put *shelf* for *image* into the files, for all to see."""
+        self.shelves = self.shelves.having(image, shelf)
+        write_shelves(self._instance, self.shelves)
+
+
+async def read_graphics(instance: Instance) -> Graphics:
+    """What the agent says of driver and cards; nothing while it is away, or where there are none."""
+    if not instance.agent_socket.exists() or not host.socket_answers(instance.agent_socket):
+        return Graphics()
+    inventory = (await AgentClient(instance.agent_socket).gpus()).inventory
+    if inventory.driver is None:
+        return Graphics()
+    known = [card.compute for card in inventory.cards if card.compute is not None]
+    return Graphics(inventory.driver.version, min(known, default=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image as ``labdock images list`` shows it."""
+
+    id: str
+    label: str
+    state: str
+    version: str
+    published_at: str
+    holds: str
+    size_bytes: int | None
+    sessions: int
+    earlier: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+async def list_images(
+    instance: Instance, engine: Engine, lines: tuple[Line, ...], shelves: Shelves
+) -> tuple[Row, ...]:
+    """Every image of the configuration, then those that are remembered and not in it any more."""
+    running = await sessions_by_image(instance, engine)
+    rows = [await _row(engine, line, shelves, running) for line in lines]
+    known = {line.image.id for line in lines}
+    for image, shelf in sorted(shelves.by_id.items()):
+        if image not in known and shelf.release is not None:
+            release = shelf.release
+            rows.append(
+                Row(
+                    image,
+                    image,
+                    "not in labdock.yaml any more",
+                    release.version,
+                    release.published_at,
+                    release.words(),
+                    release.size_bytes,
+                    running.get(image, 0),
+                    len(shelf.releases) - 1,
+                )
+            )
+    return tuple(rows)
+
+
+async def _row(engine: Engine, line: Line, shelves: Shelves, running: Mapping[str, int]) -> Row:
+    shelf, making = shelves.of(line.image.id), line.making
+    release = shelf.release
+    built = await engine.has_image(making.tag)
+    if release is None:
+        state = "built, not published" if built else "not built yet"
+    elif release.version == making.version:
+        state = "published"
+    elif making.version in shelf.withdrawn:
+        state = "published; rolled back from a newer one"
+    else:
+        state = "published; a newer one is built" if built else "published; a newer one is to be built"
+    if shelf.trial is not None:
+        state += "; tried by administrators"
+    return Row(
+        line.image.id,
+        line.image.label,
+        state,
+        release.version if release else "",
+        release.published_at if release else "",
+        release.words() if release else "",
+        release.size_bytes if release else None,
+        running.get(line.image.id, 0),
+        len(shelf.releases) - 1 if shelf.releases else 0,
+    )
+
+
+async def sessions_by_image(instance: Instance, engine: Engine) -> dict[str, int]:
+    """How many sessions run of each image's releases, by the image's id."""
+    count: dict[str, int] = {}
+    for container in await engine.containers({LABEL_INSTANCE: instance.name, LABEL_ROLE: ROLE_SESSION}):
+        image = container.labels.get(LABEL_IMAGE, "").partition("@")[0]
+        count[image] = count.get(image, 0) + 1
+    return count
