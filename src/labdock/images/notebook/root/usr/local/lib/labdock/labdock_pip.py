@@ -1,0 +1,123 @@
+"""Says what to do in place of a pip install into the image's environment, which people may not change.
+
+``labdock_pip.pth`` in that environment calls :func:`look` at the start of a Python that was given the word
+"install" or "uninstall"; every other start does not even read this file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+
+PIP = re.compile(r"pip(?:3(?:\.\d+)?)?")
+WORDS = re.compile(
+    "install|uninstall|download|freeze|inspect|list|show|check|config|search|cache|index|wheel|hash|lock"
+    "|completion|debug|help"
+)
+ELSEWHERE = ("--target", "--prefix", "--root", "--python", "--dry-run", "--help", "--version")
+ELSEWHERE_SET = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN")
+WITH_VALUE = re.compile(
+    "-[rceifC]|--(?:requirement|constraint|editable|index-url|extra-index-url|find-links|platform"
+    "|python-version|implementation|abi|src|progress-bar|upgrade-strategy|config-settings|global-option"
+    "|no-binary|only-binary|log|proxy|retries|timeout|exists-action|trusted-host|cert|client-cert|cache-dir"
+    "|report|use-feature|use-deprecated|group|root-user-action|keyring-provider)"
+)
+"""The options of pip whose value is the next word."""
+
+
+def pip_words(argv: Sequence[str]) -> list[str] | None:
+    """The words after "pip" in the command *argv* of a Python process; None when it does not run pip."""
+    for position, word in enumerate(argv[1:], 1):
+        if argv[position - 1] == "-m":
+            return list(argv[position + 1 :]) if word == "pip" else None
+        if not word.startswith("-") and argv[position - 1] not in {"-X", "-W"}:
+            return list(argv[position + 1 :]) if PIP.fullmatch(os.path.basename(word)) else None
+    return None
+
+
+def changes(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """``install`` or ``uninstall`` where pip, given *words*, would change its environment; "" otherwise."""
+    word = next((word for word in words if WORDS.fullmatch(word)), "")
+    if word not in {"install", "uninstall"} or any(environment.get(name) for name in ELSEWHERE_SET):
+        return ""
+    for option in words:
+        if option in {"-h", "-t"} or option.partition("=")[0] in ELSEWHERE:
+            return ""
+    return word
+
+
+def packages(words: Sequence[str]) -> list[str]:
+    """The requirements among *words* of pip that stand there by themselves."""
+    given, skip = [], False
+    for word in words[words.index("install") + 1 :] if "install" in words else ():
+        if not skip and not word.startswith("-"):
+            given.append(word)
+        skip = WITH_VALUE.fullmatch(word) is not None
+    return given
+
+
+def all_there(words: Sequence[str]) -> bool:
+    """Whether pip will find every package that *words* ask for in place: then it changes nothing."""
+    asked = packages(words)
+    # Any other option may ask for more than is seen here.
+    if not asked or any(word.startswith("-") and word not in {"-q", "--quiet", "-v", "-y"} for word in words):
+        return False
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  slow, and seldom needed
+
+    try:
+        from pip._vendor.packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415
+    except ImportError:
+        return False
+    try:
+        for one in map(Requirement, asked):
+            if one.marker or one.extras or one.url:
+                return False
+            if not one.specifier.contains(version(one.name), prereleases=True):
+                return False
+    except (InvalidRequirement, PackageNotFoundError):
+        return False
+    return True
+
+
+def advice(word: str, words: Sequence[str], own: Sequence[str]) -> str:
+    """The two lines; *own* are the person's environments."""
+    asked = [name for name in packages(words) if re.fullmatch(r"[A-Za-z0-9._\[\],<>=!~-]{1,60}", name)]
+    what = " ".join(f"'{name}'" if set(name) & set("[]<>!~") else name for name in asked) or "PACKAGE"
+    if "--user" in words:
+        first = "labdock: sessions do not look where pip puts --user packages, so they could not be imported."
+    else:
+        first = f"labdock: the image's packages are the same for everybody, so pip cannot {word} here."
+    name = own[0] if own else "mine"
+    verb, begin = (
+        ("add", "Your own environment can") if own else ("create", "Make an environment of your own")
+    )
+    return f'{first}\n{begin}: labdock-env {verb} {name} {what}  (then choose the kernel "{name}").\n'
+
+
+def own_environments() -> list[str]:
+    try:
+        names = os.listdir(os.path.expanduser("~/.labdock/envs"))
+    except OSError:
+        return []
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def look() -> None:
+    """End this process with two lines of advice, if it is a pip that is about to fail at this environment."""
+    words = pip_words(sys.orig_argv)
+    word = changes(words or (), os.environ)
+    if not words or not word:
+        return
+    python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    folder = os.path.join(sys.prefix, "lib", python, "site-packages")
+    # A person's environment runs the image's .pth files too; it has none of them itself.
+    if not os.path.lexists(os.path.join(folder, "labdock_pip.pth")) or os.access(folder, os.W_OK):
+        return
+    if word == "install" and "--user" not in words and all_there(words):
+        return
+    sys.stderr.write(advice(word, words, own_environments()))
+    sys.stderr.flush()
+    # Python takes SystemExit at this point of its start for a failure of its own.
+    os._exit(1)
