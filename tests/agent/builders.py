@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from labdock.adapters.engine_body import container_body
+from labdock.agent.guard import Images
 from labdock.core.people import Person, Registry, register
 from labdock.core.session import ImageChoice, Limits, SharedFolder, container_name, session_spec
 from labdock.core.site import AgentRules
+
+IMAGES = {"cpu": ("labdock/cpu:1", "labdock/cpu:2"), "torch": ("labdock/torch:7",), "torch@new": ("torch:8",)}
+"""What sessions may run here: of one image an earlier release too, of another one that is only tried."""
 
 ENVIRONMENT = {
     "JUPYTERHUB_API_TOKEN": "s3cret-token",
@@ -21,13 +25,9 @@ ENVIRONMENT = {
 
 
 def agent_rules(root: Path = Path("/srv/labdock"), **changes: Any) -> AgentRules:
-    """Rules with two images, three shared folders and default limits, stored below *root*."""
+    """Rules with three shared folders and default limits, stored below *root*."""
     rules = AgentRules(
         instance="labdock",
-        images=(
-            ImageChoice("cpu", "Python", "labdock/cpu:1", default=True),
-            ImageChoice("torch", "PyTorch", "labdock/torch:7"),
-        ),
         limits=Limits(),
         shared=(
             SharedFolder("datasets", f"{root}/shared/datasets"),
@@ -54,9 +54,11 @@ def people(*names: str) -> Registry:
     return registry
 
 
-def good_body(rules: AgentRules, person: Person, *, server: str = "", image: str = "cpu") -> dict[str, Any]:
-    """What the hub sends for *person*'s session."""
-    choice = next(choice for choice in rules.images if choice.id == image)
+def good_body(
+    rules: AgentRules, person: Person, *, server: str = "", image: str = "cpu", images: Images = IMAGES
+) -> dict[str, Any]:
+    """What the hub sends for *person*'s session of the newest release of *image*."""
+    choice = ImageChoice(image, "An image", images[image][-1])
     return container_body(
         session_spec(
             instance=rules.instance,

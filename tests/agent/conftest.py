@@ -22,6 +22,24 @@ def session_image(small_image: str) -> Iterator[str]:
     docker("DELETE", f"/images/{tag}?force=1")
 
 
+@pytest.fixture(scope="session")
+def willful_image(small_image: str) -> Iterator[str]:
+    """An image that others made for their own ends: all cards, root, its own first process, a volume."""
+    tag = f"labdock-agent-test:{secrets.token_hex(4)}"
+    build_session_image(
+        small_image,
+        tag,
+        "ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=all",
+        "USER root",
+        "WORKDIR /opt/theirs",
+        'ENTRYPOINT ["/bin/sh", "-c", "exit 7"]',
+        "CMD []",
+        "VOLUME /data /home/ada",
+    )
+    yield tag
+    docker("DELETE", f"/images/{tag}?force=1")
+
+
 @pytest.fixture
 async def fake_engine(tmp_path: Path) -> AsyncIterator[FakeEngine]:
     async with FakeEngine(str(tmp_path / "engine.sock")).running() as engine:

@@ -22,10 +22,11 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from labdock.agent.guard import Images
 from labdock.core.gpus import LABEL_GPUS
-from labdock.core.session import LABEL_INSTANCE, ImageChoice, Limits
+from labdock.core.session import LABEL_INSTANCE, Limits
 from labdock.core.site import AgentRules
-from tests.agent.builders import agent_rules
+from tests.agent.builders import IMAGES, agent_rules
 from tests.stack import PREFIX
 
 DOCKER_SOCKET = "/var/run/docker.sock"
@@ -37,11 +38,25 @@ exec sleep 1000
 """
 """What runs as ``labdock-session`` in these tests: it ends at once when told to, or sleeps."""
 
+FIRST_PROCESS = b"""#!/bin/sh
+[ "$1 $2" = "-g --" ] || exit 64
+shift 2
+"$@" &
+child=$!
+trap 'kill "$child"' TERM INT
+wait "$child"
+code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+exit "$code"
+"""
+"""Stands in for tini, which the base image lacks: passes signals on, and ends with its child's exit code."""
+
 
 class EngineUnderTest(Protocol):
     """An engine to put the agent in front of, seen from behind the agent."""
 
     socket: str
+    images: Images
 
     def rules(self, root: Path) -> AgentRules:
         """Rules that this engine can fulfil."""
@@ -103,9 +118,11 @@ class FakeEngine:
 
     def __init__(self, socket_path: str) -> None:
         self.socket = socket_path
+        self.images: Images = IMAGES
         self.by_id: dict[str, FakeContainer] = {}
         self.calls: list[str] = []
         self.questions: list[str] = []
+        self.volumes_kept: list[str] = []
         self.listeners: list[asyncio.Queue[str | None]] = []
         self.hold: dict[str, asyncio.Event] = {}
         self.abilities: dict[str, Any] = {"Runtimes": {"runc": {}}}
@@ -251,6 +268,8 @@ class FakeEngine:
         one = self._find(request)
         if one.state == "running" and request.query.get("force") != "1":
             return web.json_response({"message": "is running"}, status=409)
+        if request.query.get("v") != "1":
+            self.volumes_kept.append(one.name)
         del self.by_id[one.id]
         return web.Response(status=204)
 
@@ -306,11 +325,12 @@ def docker(
 
 
 def build_session_image(base: str, tag: str, *lines: str) -> None:
-    """Make the image *tag*: *base* with ``labdock-session`` in it, and further *lines* of its Dockerfile."""
-    recipe = (f"FROM {base}", "COPY labdock-session /usr/local/bin/labdock-session", *lines, "")
+    """Make the image *tag*: *base* with what a session runs, and further *lines* of its Dockerfile."""
+    recipe = (f"FROM {base}", "COPY labdock-session tini /usr/local/bin/", *lines, "")
     files = {
         "Dockerfile": "\n".join(recipe).encode(),
         "labdock-session": SESSION_PROGRAM,
+        "tini": FIRST_PROCESS,
     }
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
@@ -339,6 +359,7 @@ class RealEngine:
         self.socket = socket_path
         self.ask = partial(docker, socket_path=socket_path)
         self.image = image
+        self.images: Images = {"cpu": (image,)}
         # Named after the process: the next run removes what a killed one left.
         suffix = "".join(secrets.choice(ascii_lowercase) for _ in range(5))
         self.instance = f"{PREFIX}{os.getpid()}{suffix}"
@@ -374,7 +395,6 @@ class RealEngine:
         return agent_rules(
             root,
             instance=self.instance,
-            images=(ImageChoice("cpu", "Python", self.image, default=True),),
             limits=Limits(cpus=1.0, memory_bytes=2**28, shm_bytes=2**20, pids=64),
             network=self.network,
             bridge=self.bridge,

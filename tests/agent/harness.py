@@ -16,9 +16,11 @@ from aiohttp import web
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.homes import Homes
+from labdock.adapters.live_file import LiveFile
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.gpus import GpuKeeper
+from labdock.agent.guard import Images
 from labdock.agent.last_words import LastWords
 from labdock.agent.main import bind_socket
 from labdock.agent.server import AgentServer
@@ -27,6 +29,7 @@ from labdock.core.driver import NvmlAnswer
 from labdock.core.gpus import LABEL_GPUS
 from labdock.core.people import Person
 from labdock.core.session import container_name
+from labdock.core.shelf import allowed_from_json, allowed_to_json
 from labdock.core.site import AgentRules
 from tests.adapters.drivers import Machine
 from tests.agent.builders import good_body
@@ -53,6 +56,7 @@ class RunningAgent:
     docker: aiodocker.Docker
     last_words: LastWords
     watch: Watch
+    images_file: Path
     problems: list[str] = field(default_factory=list)
 
     async def ask(
@@ -70,13 +74,16 @@ class RunningAgent:
         self, person: Person, *environment: str, server: str = "", cards: tuple[str, ...] = ()
     ) -> str:
         """The name of a new session's container of *person*, with *environment* and *cards* on top."""
-        body = good_body(self.rules, person, server=server)
+        body = good_body(self.rules, person, server=server, images=self.images())
         body["Env"] += environment
         if cards:
             body["Labels"][LABEL_GPUS] = ",".join(cards)
         name = container_name(self.rules.instance, person.name, server)
         await self.docker.containers.create(body, name=name)
         return name
+
+    def images(self) -> Images:
+        return allowed_from_json(self.images_file.read_text())
 
     async def start(self, name: str) -> None:
         await self.docker.containers.container(name).start()
@@ -110,11 +117,17 @@ async def running_agent(
     (root / "storage/shared/models").mkdir(exist_ok=True)
     last_words = LastWords(root / "data/ended")
     problems: list[str] = []
+    images = LiveFile(root / "images.json", allowed_from_json)
+    (root / "images.json").write_text(allowed_to_json(engine.images))
     socket = root / "agent.sock"
     async with Engine(engine.socket) as connected:
         ends = Ends(0)
         gpus = GpuKeeper(rules, connected, machine or NoNvml(), own_dev=root / "own-dev", clock=clock)
-        server = AgentServer(rules, homes, connected, last_words, ends, gpus, lambda: tuple(problems))
+
+        def told() -> tuple[str, ...]:
+            return (*problems, *filter(None, (images.problem(),)))
+
+        server = AgentServer(rules, homes, connected, last_words, ends, gpus, images.value, told)
         watch = Watch(connected, rules.instance, last_words, ends)
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
         await runner.setup()
@@ -122,7 +135,17 @@ async def running_agent(
         docker = aiodocker.Docker(url=f"unix://{socket}")
         watching_task = asyncio.create_task(watch.run()) if watching else None
         try:
-            yield RunningAgent(socket, rules, homes, AgentClient(socket), docker, last_words, watch, problems)
+            yield RunningAgent(
+                socket,
+                rules,
+                homes,
+                AgentClient(socket),
+                docker,
+                last_words,
+                watch,
+                root / "images.json",
+                problems,
+            )
         finally:
             await docker.close()
             if watching_task is not None:

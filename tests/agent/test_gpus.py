@@ -89,7 +89,7 @@ async def held(client: AgentClient) -> dict[str, list[str]]:
 
 async def test_the_report_tells_cards_leases_and_way(agent: RunningAgent, engine: EngineUnderTest) -> None:
     ada = await agent.client.person("local:ada", "ada")
-    body = good_body(agent.rules, ada)
+    body = good_body(agent.rules, ada, images=agent.images())
     body["Labels"] |= {LABEL_GPUS: f"{uuid(2)},{uuid(0)}", LABEL_GROUPS: '["vision", "züge"]'}
     await agent.docker.containers.create(body, name=f"{agent.rules.instance}-session-ada")
     engine.add_holder(f"{uuid(1)},nonsense")

@@ -18,15 +18,16 @@ from labdock.agent.guard import (
     GROUP_MAX_CHARACTERS,
     GROUPS_MAX,
     Call,
+    Images,
     check_create,
     parse_call,
     parse_json,
 )
-from labdock.core.errors import RefusedError
+from labdock.core.errors import HostError, RefusedError
 from labdock.core.gpus import LABEL_DRIVER, LABEL_GPUS, LABEL_GROUPS
 from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, forget, register
-from labdock.core.session import SERVER_NAME_PATTERN, Limits
-from tests.agent.builders import agent_rules, good_body, name_query, people
+from labdock.core.session import LABEL_IMAGE, SERVER_NAME_PATTERN, Limits
+from tests.agent.builders import IMAGES, agent_rules, good_body, name_query, people
 
 RULES = agent_rules()
 REGISTRY = people("ada", "bob")
@@ -45,6 +46,10 @@ names = (
     .filter(lambda name: NAME_PATTERN.fullmatch(name) is not None and name not in RESERVED_NAMES)
 )
 servers = st.just("") | st.from_regex(SERVER_NAME_PATTERN, fullmatch=True)
+
+
+def the_images() -> Images:
+    return IMAGES
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -72,9 +77,15 @@ def put(body: Any, path: tuple[Any, ...], value: Any) -> Any:
     return changed
 
 
-def refused(body: Any, query: dict[str, str] = QUERY, rules: Any = RULES, registry: Any = REGISTRY) -> str:
+def refused(
+    body: Any,
+    query: dict[str, str] = QUERY,
+    rules: Any = RULES,
+    registry: Any = REGISTRY,
+    images: Images = IMAGES,
+) -> str:
     with pytest.raises(RefusedError) as caught:
-        check_create(body, query, rules, registry)
+        check_create(body, query, rules, registry, images)
     return caught.value.field
 
 
@@ -85,7 +96,7 @@ def same_json(one: Any, other: Any) -> bool:
 @given(
     st.lists(names, min_size=1, max_size=4, unique=True),
     servers,
-    st.sampled_from(("cpu", "torch")),
+    st.sampled_from(sorted(IMAGES)),
     st.builds(
         Limits,
         cpus=st.none() | st.floats(0.01, 512),
@@ -101,7 +112,7 @@ def test_a_good_body_of_anybody_is_passed_on_unchanged(
     person = registry.people[-1]
     body = good_body(rules, person, server=server, image=image)
     before = copy.deepcopy(body)
-    checked = check_create(body, name_query(rules, person, server), rules, registry)
+    checked = check_create(body, name_query(rules, person, server), rules, registry, IMAGES)
     assert same_json(checked, before)
     assert checked is not body
 
@@ -129,7 +140,9 @@ def test_no_value_outside_the_environment_can_be_another(path: tuple[Any, ...], 
             "PidMode",
             "IpcMode",
             "UsernsMode",
-            "Entrypoint",
+            "Healthcheck",
+            "Volumes",
+            "Init",
             "Runtime",
         )
     ),
@@ -179,7 +192,7 @@ def test_a_shared_folder_is_writable_only_where_the_rules_say_so() -> None:
     for target, path in by_target.items():
         for read_only in (True, False):
             try:
-                check_create(put(GOOD, (*path, "ReadOnly"), read_only), QUERY, RULES, REGISTRY)
+                check_create(put(GOOD, (*path, "ReadOnly"), read_only), QUERY, RULES, REGISTRY, IMAGES)
             except RefusedError:
                 continue
             allowed.append((target, read_only))
@@ -220,9 +233,6 @@ def test_no_limit_can_be_left_off_or_raised(limit: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("Init",), 1),
-        (("Init",), 1.0),
-        (("Init",), "true"),
         (("Memory",), float(8 * 2**30)),
         (("PidsLimit",), "64"),
         (("Mounts", 1, "ReadOnly"), 1),
@@ -237,7 +247,7 @@ def test_what_only_looks_alike_is_refused(path: tuple[Any, ...], value: object) 
 def test_a_session_may_ask_for_less_than_the_limits() -> None:
     body = copy.deepcopy(GOOD)
     body["HostConfig"] |= {"Memory": 2**29, "MemorySwap": 2**29, "NanoCpus": 1, "PidsLimit": 1, "ShmSize": 1}
-    assert same_json(check_create(body, QUERY, RULES, REGISTRY), body)
+    assert same_json(check_create(body, QUERY, RULES, REGISTRY, IMAGES), body)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
@@ -288,12 +298,53 @@ def test_cards_are_hidden_in_every_session() -> None:
 @pytest.mark.parametrize("path", [path for path in places(GOOD) if path])
 def test_a_refusal_never_tells_a_value_of_the_request(path: tuple[Any, ...]) -> None:
     with pytest.raises(RefusedError) as caught:
-        check_create(put(GOOD, path, "FOO=s3cret"), QUERY, RULES, REGISTRY)
+        check_create(put(GOOD, path, "FOO=s3cret"), QUERY, RULES, REGISTRY, IMAGES)
     assert "s3cret" not in str(caught.value)
 
 
-def test_the_image_must_be_the_one_the_label_names() -> None:
+def test_the_image_must_be_one_of_those_that_the_label_names() -> None:
     assert refused(put(GOOD, ("Image",), "labdock/torch:7")) == "Image"
+    for reference in IMAGES["cpu"]:
+        body = put(GOOD, ("Image",), reference)
+        assert check_create(body, QUERY, RULES, REGISTRY, IMAGES)["Image"] == reference
+
+
+@pytest.mark.parametrize("name", ["gone", "", "cpu|torch", "cpu ", "CPU", "cpu@new", None, ["cpu"], 1])
+def test_an_image_that_is_not_known_is_refused(name: object) -> None:
+    assert refused(put(GOOD, ("Labels", LABEL_IMAGE), name)) == f"Labels.{LABEL_IMAGE}"
+
+
+def test_what_a_session_may_run_follows_what_is_published() -> None:
+    body = good_body(RULES, ADA, images={"cpu": ("labdock/cpu:3",)})
+    assert refused(body) == "Image"
+    published = {"cpu": ("labdock/cpu:1", "labdock/cpu:2", "labdock/cpu:3")}
+    assert same_json(check_create(body, QUERY, RULES, REGISTRY, published), body)
+    assert refused(GOOD, images={}) == f"Labels.{LABEL_IMAGE}"
+    assert refused(GOOD, images={"cpu": ()}) == "Image"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("Entrypoint",), None),
+        (("Entrypoint",), []),
+        (("Entrypoint",), ["/entrypoint.sh"]),
+        (("Entrypoint",), ["tini", "-g"]),
+        (("Entrypoint",), "tini -g --"),
+        (("Cmd",), None),
+        (("Cmd",), []),
+        (("Cmd",), ["bash"]),
+        (("User",), "root"),
+        (("User",), ""),
+        (("User",), "0:0"),
+        (("WorkingDir",), "/root"),
+    ],
+)
+def test_nothing_that_an_image_could_bring_is_left_to_it(path: tuple[str, ...], value: object) -> None:
+    assert refused(put(GOOD, path, value)) == path[0]
+    without = copy.deepcopy(GOOD)
+    del without[path[0]]
+    assert refused(without) == path[0]
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 1, {}, {"Labels": None}, {"Labels": []}])
@@ -320,7 +371,7 @@ SLICE = "MIG-9d2c4a10-aaaa-bbbb-cccc-0242ac120002"
 )
 def test_a_session_may_be_labelled_with_cards_and_groups(labels: dict[str, str]) -> None:
     body = put(GOOD, ("Labels",), GOOD["Labels"] | labels)
-    assert same_json(check_create(body, QUERY, RULES, REGISTRY), body)
+    assert same_json(check_create(body, QUERY, RULES, REGISTRY, IMAGES), body)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +458,7 @@ CALLS = {
 @pytest.mark.parametrize("version", ["", "/v1.41", "/v1.52"])
 def test_what_sessions_need_is_allowed(name: str, version: str) -> None:
     method, target = CALLS[name]
-    call = parse_call(method, version + target, RULES)
+    call = parse_call(method, version + target, RULES, the_images)
     assert (call.name, call.version) == (name, version)
 
 
@@ -436,7 +487,7 @@ def test_what_sessions_need_is_allowed(name: str, version: str) -> None:
 )
 def test_no_path_outside_the_table_passes(method: str, path: str) -> None:
     try:
-        call = parse_call(method, path, RULES)
+        call = parse_call(method, path, RULES, the_images)
     except RefusedError:
         return
     listed_method, _ = CALLS[call.name]
@@ -489,7 +540,7 @@ def test_no_path_outside_the_table_passes(method: str, path: str) -> None:
 )
 def test_everything_else_is_refused(method: str, target: str) -> None:
     with pytest.raises(RefusedError):
-        parse_call(method, target, RULES)
+        parse_call(method, target, RULES, the_images)
 
 
 @pytest.mark.parametrize(
@@ -504,7 +555,7 @@ def test_everything_else_is_refused(method: str, target: str) -> None:
         ("POST", "/containers/abc/stop?t=-1", "t"),
         ("POST", "/containers/abc/stop?signal=SIGKILL", "signal"),
         ("POST", "/containers/abc/start?detachKeys=x", "detachKeys"),
-        ("DELETE", "/containers/abc?v=1", "v"),
+        ("DELETE", "/containers/abc?v=x", "v"),
         ("DELETE", "/containers/abc?link=1", "link"),
         ("GET", "/containers/json?limit=1", "limit"),
         ("GET", "/containers/json?filters=x", "filters"),
@@ -517,8 +568,25 @@ def test_everything_else_is_refused(method: str, target: str) -> None:
 )
 def test_a_parameter_that_is_not_listed_is_refused(method: str, target: str, field: str) -> None:
     with pytest.raises(RefusedError) as caught:
-        parse_call(method, target, RULES)
+        parse_call(method, target, RULES, the_images)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name != "image"])
+def test_only_a_call_about_an_image_needs_to_know_which_there_are(name: str) -> None:
+    def unreadable() -> Images:
+        raise HostError("images.json cannot be read.")
+
+    method, target = CALLS[name]
+    assert parse_call(method, target, RULES, unreadable).name == name
+    with pytest.raises(HostError):
+        parse_call(*CALLS["image"], RULES, unreadable)
+
+
+@pytest.mark.parametrize("query", ["", "?force=1", "?v=0", "?v=false&force=1", "?v=1"])
+def test_a_container_always_goes_with_the_volumes_that_its_image_declared(query: str) -> None:
+    call = parse_call("DELETE", f"/containers/abc{query}", RULES, the_images)
+    assert dict(call.query)["v"] == "1"
 
 
 def listed_labels(call: Call) -> list[str]:
@@ -529,9 +597,9 @@ def listed_labels(call: Call) -> list[str]:
 @given(st.lists(st.text(max_size=10), max_size=5))
 def test_a_list_never_shows_more_than_the_sessions_of_this_instance(wanted: list[str]) -> None:
     query = urlencode({"all": "1", "filters": json.dumps({"label": wanted})})
-    labels = listed_labels(parse_call("GET", f"/containers/json?{query}", RULES))
+    labels = listed_labels(parse_call("GET", f"/containers/json?{query}", RULES, the_images))
     assert labels == ["org.labdock.instance=labdock", "org.labdock.role=session", *wanted]
-    bare = listed_labels(parse_call("GET", "/containers/json", RULES))
+    bare = listed_labels(parse_call("GET", "/containers/json", RULES, the_images))
     assert bare == ["org.labdock.instance=labdock", "org.labdock.role=session"]
 
 

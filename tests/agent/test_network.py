@@ -20,6 +20,7 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.firewall import Firewall, chain_name
 from labdock.agent.network import NetworkKeeper
 from labdock.core.errors import EngineError
+from labdock.core.shelf import allowed_to_json
 from tests.adapters.test_firewall import FakeIptables
 from tests.agent.engines import RealEngine, docker
 from tests.agent.harness import until
@@ -142,6 +143,7 @@ def test_the_agents_process_serves_with_the_rights_it_is_given_and_leaves_on_req
     (tmp_path / "storage").mkdir()
     (tmp_path / "data").mkdir()
     (tmp_path / "agent.json").write_text(rules.to_json())
+    (tmp_path / "images.json").write_text(allowed_to_json(network.engine.images))
     client = AgentClient(tmp_path / "agent.sock")
     rights = "-all,+chown,+dac_override,+fowner,+net_admin,+net_raw"
     command = [

@@ -18,8 +18,9 @@ import pytest
 from labdock.agent.main import bind_socket
 from labdock.core.errors import BadRequestError, EngineError, HostError
 from labdock.core.people import FIRST_UID
+from labdock.core.shelf import allowed_to_json
 from tests.agent.builders import good_body
-from tests.agent.engines import EngineUnderTest, FakeEngine
+from tests.agent.engines import EngineUnderTest, FakeEngine, RealEngine
 from tests.agent.harness import RunningAgent, running_agent, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives folders to other users")
@@ -81,7 +82,7 @@ async def test_a_container_that_is_no_session_is_not_made(
     agent: RunningAgent, engine: EngineUnderTest
 ) -> None:
     person = await agent.client.person("local:ada", "ada")
-    body = good_body(agent.rules, person)
+    body = good_body(agent.rules, person, images=agent.images())
     body["HostConfig"]["Privileged"] = True
     with pytest.raises(aiodocker.DockerError) as caught:
         await agent.docker.containers.create(body, name=f"{agent.rules.instance}-session-ada")
@@ -125,12 +126,103 @@ async def test_a_session_that_is_left_goes_with_its_person(
 
 async def test_the_engines_version_and_images_can_be_asked(agent: RunningAgent) -> None:
     assert (await agent.docker.version())["ApiVersion"]
-    reference = agent.rules.images[0].reference
+    reference = agent.images()["cpu"][0]
     assert reference in (await agent.docker.images.inspect(reference))["RepoTags"]
     assert await agent.ask("GET", "/_ping") == (200, b"OK")
 
 
+def volumes(engine: RealEngine, container: str) -> dict[str, str]:
+    """Where *container* sees volumes, and what the engine calls each."""
+    mounts = engine.ask("GET", f"/containers/{container}/json")["Mounts"]
+    return {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
+
+
+@pytest.mark.engine
+async def test_nothing_that_an_image_brings_decides_what_a_session_is(
+    willful_image: str, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("the agent gives homes to people, which takes root")
+    with RealEngine(willful_image).running() as engine:
+        async with running_agent(engine, tmp_path) as agent:
+            person = await agent.client.person("local:ada", "ada")
+            name = await agent.create(person)
+            await agent.start(name)
+            lines = engine.run(name, "sh", "-c", "id -u; id -g; echo $NVIDIA_VISIBLE_DEVICES; pwd").split()
+            assert lines == [str(person.uid), str(person.uid), "void", "/home/ada"]
+            first = engine.run(name, "cat", "/proc/1/cmdline").replace("\0", " ")
+            assert "tini -g -- labdock-session" in first
+            assert "CapEff:\t0000000000000000" in engine.run(name, "cat", "/proc/1/status")
+            ends = await agent.create(person, "JUPYTER_TEST_EXIT=3", server="two")
+            # The home is the person's own; for the other place the engine makes a volume.
+            made = [volumes(engine, one) for one in (name, ends)]
+            assert [list(places) for places in made] == [["/data"], ["/data"]]
+            await agent.docker.containers.container(name).delete(force=True)
+            await agent.start(ends)
+            await until(lambda: not engine.containers(), within_s=30)
+        left = {volume["Name"] for volume in engine.ask("GET", "/volumes")["Volumes"] or ()}
+        assert not left & {volume for places in made for volume in places.values()}
+
+
 # On the fake one
+
+
+async def test_volumes_of_an_image_go_with_each_container_however_it_goes(
+    fake_agent: RunningAgent, fake_engine: FakeEngine
+) -> None:
+    ada = await fake_agent.client.person("local:ada", "ada")
+    by_hub = await fake_agent.create(ada)
+    await fake_agent.docker.containers.container(by_hub).delete(force=True)
+    by_watch = await fake_agent.create(ada, "JUPYTER_TEST_EXIT=3")
+    await fake_agent.start(by_watch)
+    await until(lambda: not fake_engine.containers())
+    with_person = await fake_agent.create(ada)
+    await fake_agent.start(with_person)
+    await fake_agent.client.remove_person("local:ada", delete_home=False)
+    await until(lambda: not fake_engine.containers())
+    assert fake_engine.volumes_kept == []
+
+
+async def test_what_is_published_while_the_agent_runs_can_be_started(fake_agent: RunningAgent) -> None:
+    ada = await fake_agent.client.person("local:ada", "ada")
+    body = good_body(fake_agent.rules, ada, images={"cpu": ("labdock/cpu:9",)})
+    target = "/containers/create?name=labdock-session-ada"
+    assert (await fake_agent.ask("POST", f"/v1.41{target}", body))[0] == 403
+    assert (await fake_agent.ask("GET", "/v1.41/images/labdock/cpu:9/json"))[0] == 403
+    fake_agent.images_file.write_text(allowed_to_json({"cpu": ("labdock/cpu:1", "labdock/cpu:9")}))
+    assert (await fake_agent.ask("GET", "/v1.41/images/labdock/cpu:9/json"))[0] == 200
+    assert (await fake_agent.ask("POST", f"/v1.41{target}", body))[0] == 201
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"allowed": []}', "null"])
+async def test_a_list_of_images_that_cannot_be_read_refuses_starts_and_nothing_else(
+    fake_agent: RunningAgent, text: str | None
+) -> None:
+    ada = await fake_agent.client.person("local:ada", "ada")
+    name = await fake_agent.create(ada)
+    body = good_body(fake_agent.rules, ada, server="two")
+    if text is None:
+        fake_agent.images_file.unlink()
+    else:
+        fake_agent.images_file.write_text(text)
+    for method, target, sent in (
+        ("POST", "/v1.41/containers/create?name=labdock-session-ada--two", body),
+        ("GET", "/v1.41/images/labdock/cpu:1/json", None),
+    ):
+        status, answer = await fake_agent.ask(method, target, sent)
+        assert (status, answer["label"]) == (500, HostError.label)
+        assert "images.json cannot be read" in answer["message"]
+        assert answer["fix"] == "Write it anew with: labdock up"
+    status, health = await fake_agent.ask("GET", "/labdock/health")
+    assert status == 503
+    assert "images.json cannot be read" in health["problems"][0]
+    await fake_agent.start(name)
+    await fake_agent.docker.containers.container(name).stop(t=0)
+    fake_agent.images_file.write_text(allowed_to_json({"cpu": ("labdock/cpu:2",)}))
+    assert (await fake_agent.ask("GET", "/labdock/health"))[0] == 200
+    assert (await fake_agent.ask("POST", "/v1.41/containers/create?name=labdock-session-ada--two", body))[
+        0
+    ] == 201
 
 
 async def test_one_persons_slow_stop_delays_nobody(fake_agent: RunningAgent, fake_engine: FakeEngine) -> None:

@@ -29,7 +29,7 @@ from labdock.core.compose import (
 from labdock.core.config import Config, Listen
 from labdock.core.config import Shared as SharedSetting
 from labdock.core.errors import HostError
-from labdock.core.session import INSTANCE_PATTERN, ImageChoice, SharedFolder, container_name
+from labdock.core.session import INSTANCE_PATTERN, SharedFolder, container_name
 from labdock.core.site import AgentRules, DriverPlaces, HubSettings
 
 ROOT_ONLY = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"}
@@ -48,7 +48,6 @@ def deployment(**changes: Any) -> Deployment:
         config=Config(),
         places=Places("/var/lib/lab", "/srv/lab", "/var/run/docker.sock"),
         network=choose_network("lab", ()),
-        images={"cpu": "labdock/cpu:1"},
         server_image="labdock/server:1",
         engine_api=(1, 41),
         engine_cpus=64,
@@ -317,9 +316,8 @@ def test_whatever_compose_is_told_anew_about_a_part_replaces_it() -> None:
 def test_hub_and_agent_are_told_the_same_of_sessions() -> None:
     site = with_shared(SharedSetting("data", "/data", "admins"), SharedSetting("pool", None, "everybody"))
     hub, agent = hub_settings(site), agent_rules(site)
-    for fact in ("instance", "images", "limits", "shared", "homes_root", "names_dir", "network"):
+    for fact in ("instance", "limits", "shared", "homes_root", "names_dir", "network"):
         assert getattr(hub, fact) == getattr(agent, fact)
-    assert hub.images == (ImageChoice("cpu", Config().images[0].label, "labdock/cpu:1", default=True),)
 
 
 def test_a_shared_folder_without_a_path_is_made_in_the_storage() -> None:

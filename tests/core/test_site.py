@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labdock.core.session import ImageChoice, Limits, SharedFolder
+from labdock.core.session import Limits, SharedFolder
 from labdock.core.site import AgentRules, HubSettings
 
 texts = st.text(max_size=12)
@@ -15,7 +15,6 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
     max_leaves=4,
 )
-images = st.lists(st.builds(ImageChoice, texts, texts, texts, st.booleans()), max_size=3).map(tuple)
 limits = st.builds(
     Limits,
     st.none() | st.floats(0.1, 512),
@@ -27,12 +26,11 @@ shared = st.lists(st.builds(SharedFolder, texts, texts, texts), max_size=3).map(
 hub_settings = st.builds(
     HubSettings,
     admins=several_texts,
-    images=images,
     limits=limits,
     shared=shared,
     jupyterhub=st.dictionaries(texts, st.dictionaries(texts, plain, max_size=2), max_size=2),
 )
-agent_rules = st.builds(AgentRules, images=images, limits=limits, shared=shared, managed_shared=several_texts)
+agent_rules = st.builds(AgentRules, limits=limits, shared=shared, managed_shared=several_texts)
 
 
 @given(hub_settings)

@@ -7,7 +7,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from jupyterhub.proxy import Proxy
 from jupyterhub.utils import random_port
 from traitlets.config import Config
 
-from labdock.core.errors import EngineError, StartError
+from labdock.core.errors import EngineError, HostError, StartError
 from labdock.core.gpus import GpuReport, GpuRules, Inventory, Lease, Trouble, Way
 from labdock.core.session import ImageChoice, Limits
 from labdock.core.site import HubSettings
@@ -44,10 +45,6 @@ SETTINGS = HubSettings(
     public_url=PUBLIC_URL,
     first_admin="mia",
     admins=("carl",),
-    images=(
-        ImageChoice("cpu", "JupyterLab", "cpu:1", default=True),
-        ImageChoice("broken", "Broken <b>one</b>", "broken:1"),
-    ),
     limits=Limits(cpus=4, memory_bytes=8 * 2**30),
     shared=(),
     homes_root="/srv/homes",
@@ -56,6 +53,14 @@ SETTINGS = HubSettings(
     hub_ip="127.0.0.1",
     proxy_ip="127.0.0.1",
     gpus=GpuRules(per_session=2),
+)
+
+
+IMAGES = (
+    ImageChoice(
+        "cpu", "JupyterLab", "cpu:1", default=True, details="Python 3.13, 640 MB", published_at="2026-11-01"
+    ),
+    ImageChoice("broken", "Broken <b>one</b>", "broken:1"),
 )
 
 
@@ -95,7 +100,9 @@ class TinySpawner(LabdockSpawner):
 
     async def start(self) -> str:
         self.start_progress = StartProgress()
-        if self.user_options.get("image") == "broken":
+        request = self._request(self.user_options, self._images())
+        self.started_from = next(image for image in self._images() if image.id == request.image)
+        if request.image == "broken":
             self.start_progress.failure = StartError(
                 "The container ended at once.",
                 fix="Choose another image.",
@@ -164,6 +171,28 @@ class FakeAgent:
     async def remove_person(self, identity: str, *, delete_home: bool) -> str:
         self.removed.append((identity, delete_home))
         return "" if delete_home else "/srv/homes/kept"
+
+
+@dataclass
+class Offered:
+    """The images that the command line has published; a test publishes others, or breaks the file."""
+
+    choices: tuple[ImageChoice, ...] = IMAGES
+    broken: bool = False
+
+    def __call__(self) -> tuple[ImageChoice, ...]:
+        if self.broken:
+            raise HostError("/run/images.json cannot be read.", fix="Write it anew with: labdock up")
+        return self.choices
+
+    @contextmanager
+    def changed(self, *choices: ImageChoice, broken: bool = False) -> Iterator[None]:
+        """*choices* are offered meanwhile."""
+        self.choices, self.broken = choices, broken
+        try:
+            yield
+        finally:
+            self.choices, self.broken = IMAGES, False
 
 
 class Lines(logging.Handler):
@@ -250,6 +279,7 @@ class Hub:
     agent: FakeAgent
     lines: Lines
     token: str
+    images: Offered
     later_s: float = 0.0
     browsers: list[Browser] = field(default_factory=list)
 
@@ -292,6 +322,11 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     )
     agent = FakeAgent()
     cards = Cards(agent, SETTINGS.instance, SETTINGS.gpus)
+    offered = Offered()
+
+    def images() -> tuple[ImageChoice, ...]:
+        # Not the object itself, which JupyterHub would copy.
+        return offered()
 
     async def identity_of(name: str) -> str:
         account = await sign_in.find(name)
@@ -301,7 +336,12 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     spawner = type(
         "TinySpawner",
         (TinySpawner,),
-        {"fake_agent": agent, "cards": cards, "identity_of": staticmethod(identity_of)},
+        {
+            "fake_agent": agent,
+            "cards": cards,
+            "images": staticmethod(images),
+            "identity_of": staticmethod(identity_of),
+        },
     )
     port = int(random_port())
     token = secrets.token_hex(16)
@@ -322,8 +362,8 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     c.JupyterHub.authenticator_class = LocalAuthenticator
     c.LocalAuthenticator.sign_in = sign_in
     c.JupyterHub.template_paths = pages.template_paths()
-    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, store, cards)
-    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, sign_in, agent, cards)
+    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, images, store, cards)
+    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, images, sign_in, agent, cards)
     c.JupyterHub.services = [{"name": "labdock", "api_token": token}]
     c.JupyterHub.load_roles = [
         {"name": "labdock", "services": ["labdock"], "scopes": ["admin:users", "admin:servers", "tokens"]}
@@ -333,7 +373,7 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     await app.initialize([])
     app.log.addHandler(lines)
     await app.start()
-    running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token)
+    running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token, offered)
     yield running
     for browser in running.browsers:
         await browser.http.close()

@@ -20,7 +20,7 @@ from labdock.core.session import Limits
 from labdock.hub import pages
 from labdock.hub.cards import Cards
 from tests.core.gpu_builders import card, inventory, lease
-from tests.hub.conftest import BETTER, GOOD, PUBLIC_URL, SETTINGS, Browser, FakeAgent, Hub
+from tests.hub.conftest import BETTER, GOOD, IMAGES, PUBLIC_URL, SETTINGS, Browser, FakeAgent, Hub
 
 on_a_hub = pytest.mark.asyncio(loop_scope="module")
 
@@ -678,7 +678,8 @@ def test_the_start_form_always_has_one_image_chosen(last: object) -> None:
         settings=SETTINGS,
         cards=Cards(FakeAgent(), "test", SETTINGS.gpus),
         user_options={"image": last},
-        user=SimpleNamespace(name="ada", groups=[]),
+        images=lambda: IMAGES,
+        user=SimpleNamespace(name="ada", admin=False, groups=[]),
         start_progress=SimpleNamespace(failure=None),
     )
     assert asyncio.run(pages.options_form(spawner)).count("checked") == 1

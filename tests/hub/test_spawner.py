@@ -33,9 +33,12 @@ from tests.hub.conftest import SETTINGS
 NAME = "test-session-ada"
 SPEC_SETTINGS = replace(
     SETTINGS,
-    images=(ImageChoice("cpu", "JupyterLab", "cpu:1", True), ImageChoice("gone", "Gone", "gone:1")),
     limits=Limits(cpus=2, memory_bytes=2**30, shm_bytes=2**20, pids=64),
 )
+
+CPU = ImageChoice("cpu", "JupyterLab", "cpu:1", default=True)
+GONE = ImageChoice("gone", "Gone", "gone:1")
+TRIAL = ImageChoice("cpu@new", "JupyterLab: new", "cpu:2", trial=True)
 
 Hook = Callable[[str], Awaitable[None]]
 
@@ -165,6 +168,7 @@ class Bed:
         self.agent = agent
         self.engine = engine
         self.jupyter = jupyter
+        self.images: tuple[ImageChoice, ...] = (CPU, GONE)
         self.unknown: set[str] = set()
         self.cards = Cards(agent, "test", GpuRules(per_session=2))
 
@@ -176,7 +180,15 @@ class Bed:
     def spawner(self, name: str = "ada", settings: HubSettings = SPEC_SETTINGS, **options: object) -> Any:
         """*name*'s spawner as JupyterHub makes it, with *options* chosen."""
         agent, engine = cast(AgentClient, self.agent), cast(Engine, self.engine)
-        given = spawner_class(settings, agent, engine, self.identity_of, Gate(4, hold_s=60), self.cards)
+        given = spawner_class(
+            settings,
+            lambda: self.images,
+            agent,
+            engine,
+            self.identity_of,
+            Gate(4, hold_s=60),
+            self.cards,
+        )
 
         class UnderTest(given):  # type: ignore[valid-type,misc]  # made while running, as JupyterHub wants it
             server = SimpleNamespace(base_url=f"/user/{name}/")

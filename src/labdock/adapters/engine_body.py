@@ -17,7 +17,6 @@ def container_body(spec: SessionSpec) -> dict[str, Any]:
     """
     limits = spec.limits
     host: dict[str, Any] = {
-        "Init": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "Mounts": [
@@ -37,6 +36,7 @@ def container_body(spec: SessionSpec) -> dict[str, Any]:
         host["NanoCpus"] = round(limits.cpus * 1e9)
     return {
         "Image": spec.image,
+        "Entrypoint": list(spec.entrypoint),
         "Cmd": list(spec.command),
         "User": f"{spec.uid}:{spec.gid}",
         "Hostname": spec.hostname,

@@ -31,9 +31,17 @@ class LiveFile(Generic[Parsed]):
             mark = (found.st_ino, found.st_mtime_ns, found.st_size)
             if self._value is None or mark != self._seen:
                 self._value, self._seen = self._parse(self._path.read_text("utf-8")), mark
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise HostError(
                 f"{self._path} cannot be read ({type(error).__name__}: {error}).",
                 fix="Write it anew with: labdock up",
             ) from error
         return self._value
+
+    def problem(self) -> str | None:
+        """Why the file cannot be used now; None when it can."""
+        try:
+            self.value()
+        except HostError as error:
+            return str(error)
+        return None

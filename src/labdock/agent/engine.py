@@ -158,7 +158,8 @@ class Engine:
 
         With *running* also one that runs; otherwise one that runs again by then stays.
         """
-        query = (("force", "1"),) if running else ()
+        # With the volumes that its image declared: nobody else has them, and nobody would remove them.
+        query = (("v", "1"), *((("force", "1"),) if running else ()))
         async with self.request("DELETE", f"{_API}/containers/{container}", query=query) as response:
             if response.status not in (404, 409):
                 await _content(response)

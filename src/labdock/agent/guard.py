@@ -18,6 +18,7 @@ from labdock.core.errors import RefusedError
 from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, UUID_PATTERN
 from labdock.core.people import LAB_GID, Person, Registry, session_home
 from labdock.core.session import (
+    ENTRYPOINT,
     LABEL_IDENTITY,
     LABEL_IMAGE,
     LABEL_INSTANCE,
@@ -37,6 +38,9 @@ from labdock.core.site import AgentRules
 
 Check = Callable[[object, str], Any]
 """(value, where it stands) → the value to pass on; raises RefusedError."""
+
+Images = Mapping[str, tuple[str, ...]]
+"""An image's id to the references that a session labelled with it may run."""
 
 ENV_MAX_ENTRIES = 200
 ENV_MAX_CHARACTERS = 16_384
@@ -121,20 +125,30 @@ def _fields(required: Mapping[str, Check], optional: Mapping[str, Check] | None 
     return check
 
 
+def _one_of(wanted: Iterable[str], what: str) -> Check:
+    def check(value: object, where: str) -> str:
+        if not isinstance(value, str) or value not in wanted:
+            raise _refuse(where, f"is none of {what}.")
+        return value
+
+    return check
+
+
 def check_create(
-    body: object, query: Mapping[str, str], rules: AgentRules, registry: Registry
+    body: object, query: Mapping[str, str], rules: AgentRules, registry: Registry, images: Images
 ) -> dict[str, Any]:
     """The body to send to ``POST /containers/create``, built from the checked fields of *body*.
 
     It equals *body*, which must be what ``adapters.engine_body.container_body`` makes of a session
-    that *rules* allow for somebody in *registry*; *query* is the call's query (the name alone).
+    that *rules* allow for somebody in *registry*, of one of *images*; *query* is the call's query (the
+    name alone).
     Cards are a label and no device: whether they are free is for the agent to see, and its to add.
 
     Raises:
         RefusedError: Anything else; ``field`` is the first field that is wrong, such as
             ``HostConfig.Mounts[0].Source``.
     """
-    labels = _check_labels(body, rules)
+    labels = _check_labels(body, rules, images)
     person = check_person(labels, registry)
     server = labels[LABEL_SERVER]
     for key in query:
@@ -142,10 +156,10 @@ def check_create(
             raise _refuse(_key(key)[1:-1], "is no parameter a session may be made with.")
     _exactly(container_name(rules.instance, person.name, server))(query.get("name"), "name")
     home = session_home(person.name)
-    reference = next(choice.reference for choice in rules.images if choice.id == labels[LABEL_IMAGE])
     result: dict[str, Any] = _fields(
         {
-            "Image": _exactly(reference),
+            "Image": _one_of(images[labels[LABEL_IMAGE]], "the references of the image that the label names"),
+            "Entrypoint": _exactly(list(ENTRYPOINT)),
             "Cmd": _exactly(["labdock-session"]),
             "User": _exactly(f"{person.uid}:{person.gid}"),
             "Hostname": _exactly(session_hostname(person.name, server)),
@@ -159,17 +173,16 @@ def check_create(
     return result
 
 
-def _check_labels(body: object, rules: AgentRules) -> dict[str, str]:
+def _check_labels(body: object, rules: AgentRules, images: Images) -> dict[str, str]:
     """The labels of *body*; whom they name is still to be checked."""
     raw = body.get("Labels") if isinstance(body, dict) else None
-    image_ids = "|".join(re.escape(choice.id) for choice in rules.images)
     labels: dict[str, str] = _fields(
         {
             LABEL_INSTANCE: _exactly(rules.instance),
             LABEL_ROLE: _exactly(ROLE_SESSION),
             LABEL_PERSON: _text(re.compile(r".{1,64}")),
             LABEL_IDENTITY: _text(re.compile(r".{1,256}")),
-            LABEL_IMAGE: _text(re.compile(image_ids)),
+            LABEL_IMAGE: _one_of(images, "the images that a session may be made of"),
             LABEL_SERVER: _text(re.compile(rf"|{SERVER_NAME_PATTERN.pattern}")),
         },
         {LABEL_GPUS: _text(_CARDS), LABEL_GROUPS: _groups},
@@ -206,7 +219,6 @@ def check_person(labels: Mapping[str, str], registry: Registry) -> Person:
 
 def _host_config(person: Person, rules: AgentRules) -> Check:
     required: dict[str, Check] = {
-        "Init": _exactly(True),
         "CapDrop": _exactly(["ALL"]),
         "SecurityOpt": _exactly(["no-new-privileges"]),
         "Mounts": _mounts(person, rules),
@@ -400,7 +412,7 @@ _ENDPOINTS = (
     ),
     _Endpoint("start", ("POST",), "/containers/{}/start", {}),
     _Endpoint("stop", ("POST",), "/containers/{}/stop", {"t": _number_up_to(STOP_MAX_S)}),
-    _Endpoint("remove", ("DELETE",), "/containers/{}", {"force": _flag, "v": _only_off, "link": _only_off}),
+    _Endpoint("remove", ("DELETE",), "/containers/{}", {"force": _flag, "v": _flag, "link": _only_off}),
     _Endpoint("image", ("GET",), "/images/{}/json", {}),
 )
 
@@ -420,11 +432,11 @@ def _pattern(endpoint: _Endpoint) -> re.Pattern[str]:
 _TABLE = tuple((endpoint, _pattern(endpoint)) for endpoint in _ENDPOINTS)
 
 
-def parse_call(method: str, target: str, rules: AgentRules) -> Call:
+def parse_call(method: str, target: str, rules: AgentRules, images: Callable[[], Images]) -> Call:
     """The call that a request's *method* and raw *target* (path and query as they came) make.
 
     A path is compared as it came: nothing is decoded, so ``%2e``, ``//``, ``..`` and a target with
-    a host in it match nothing.
+    a host in it match nothing. *images* is asked only by a call that is about one.
 
     Raises:
         RefusedError: The table has no such call, or its query is not allowed.
@@ -443,7 +455,7 @@ def parse_call(method: str, target: str, rules: AgentRules) -> Call:
             found.get("target") or "",
             _check_query(query, endpoint, rules),
         )
-        if call.name == "image" and call.target not in {choice.reference for choice in rules.images}:
+        if call.name == "image" and not any(call.target in known for known in images().values()):
             raise _refuse("image", "is none that a session may be made of.")
         return call
     raise RefusedError("This call to the engine is none that sessions need.", field="path")
@@ -465,6 +477,9 @@ def _check_query(query: str, endpoint: _Endpoint, rules: AgentRules) -> tuple[tu
         checked[key] = endpoint.query[key](value, key)
     if endpoint.name == "list":
         checked["filters"] = _filters(checked.get("filters", "{}"), rules.instance)
+    if endpoint.name == "remove":
+        # An image may declare volumes; the engine makes one for each container, and keeps it unless told.
+        checked["v"] = "1"
     return tuple(checked.items())
 
 

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from labdock.adapters.firewall import Firewall
 from labdock.adapters.homes import Homes
+from labdock.adapters.live_file import LiveFile
 from labdock.adapters.nvidia import Nvml, nvml_environment
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
@@ -27,6 +28,7 @@ from labdock.agent.network import NetworkKeeper
 from labdock.agent.server import AgentServer
 from labdock.agent.watch import Watch
 from labdock.core.errors import HostError, LabdockError
+from labdock.core.shelf import allowed_from_json
 from labdock.core.site import AgentRules
 
 log = logging.getLogger(__name__)
@@ -47,16 +49,18 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
     await asyncio.to_thread(homes.prepare)
     last_words = LastWords(data_dir / "ended")
     ends = Ends(time.time_ns() // 1_000_000)
+    images = LiveFile(rules_file.with_name("images.json"), allowed_from_json)
     network = NetworkKeeper(_firewall(rules))
     nvml = Nvml(nvml_environment(rules.driver) if rules.driver else {})
     async with Engine(engine_socket) as engine:
         watch = Watch(engine, rules.instance, last_words, ends)
 
         def problems() -> tuple[str, ...]:
-            return (*network.problems, *((watch.problem,) if watch.problem else ()))
+            others = (watch.problem, images.problem())
+            return (*network.problems, *(problem for problem in others if problem))
 
         gpus = GpuKeeper(rules, engine, nvml, own_dev=OWN_DEV)
-        server = AgentServer(rules, homes, engine, last_words, ends, gpus, problems)
+        server = AgentServer(rules, homes, engine, last_words, ends, gpus, images.value, problems)
         # Before anybody can ask for a session.
         await network.check()
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=5)

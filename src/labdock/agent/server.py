@@ -21,6 +21,7 @@ from labdock.agent.engine import Container, Engine
 from labdock.agent.gpus import GpuKeeper
 from labdock.agent.guard import (
     Call,
+    Images,
     check_create,
     check_person,
     is_session,
@@ -71,6 +72,7 @@ class AgentServer:
         last_words: LastWords,
         ends: Ends,
         gpus: GpuKeeper,
+        images: Callable[[], Images],
         problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self._rules = rules
@@ -79,6 +81,7 @@ class AgentServer:
         self._last_words = last_words
         self._ends = ends
         self._gpus = gpus
+        self._images = images
         self._problems = problems
         # From reading what is there to making the container that adds to it.
         self._creating = asyncio.Lock()
@@ -92,7 +95,8 @@ class AgentServer:
         try:
             if path.startswith(_OWN):
                 return await self._own(request)
-            return await self._guarded(parse_call(request.method, request.raw_path, self._rules), request)
+            call = parse_call(request.method, request.raw_path, self._rules, self._images)
+            return await self._guarded(call, request)
         except web.HTTPRequestEntityTooLarge:
             error: LabdockError = BadRequestError("The body is larger than 1 MiB.", field="body")
             log.warning("refused %s %s to %s: %s", request.method, path[:200], _caller(request), error)
@@ -126,7 +130,7 @@ class AgentServer:
 
     async def _create(self, call: Call, body: bytes) -> web.Response:
         wanted = parse_json(body, "body")
-        checked = check_create(wanted, dict(call.query), self._rules, self._homes.registry)
+        checked = check_create(wanted, dict(call.query), self._rules, self._homes.registry, self._images())
         if LABEL_GPUS not in checked["Labels"]:
             return await self._make(call, checked)
         async with self._lending, self._gpus.alone():

@@ -15,7 +15,6 @@ from labdock.core.session import (
     LABEL_INSTANCE,
     LABEL_ROLE,
     ROLE_PART,
-    ImageChoice,
     Limits,
     SharedFolder,
 )
@@ -105,7 +104,7 @@ class Places:
 class Deployment:
     """One instance, decided: what :func:`compose` and :func:`part_files` are made from.
 
-    *images* maps a choice's id to the engine's reference; *owner_uid* is who runs ``labdock``.
+    *owner_uid* is who runs ``labdock``.
     *driver_folders* are the host's folders that a driver's files lie in, empty on a machine without NVIDIA
     hardware; *simulated_gpus* is how many cards are simulated instead. *cdi* says that the engine reads
     CDI specs.
@@ -115,7 +114,6 @@ class Deployment:
     config: Config
     places: Places
     network: Network
-    images: Mapping[str, str]
     server_image: str
     engine_api: tuple[int, int]
     engine_cpus: int
@@ -162,13 +160,6 @@ def shared_folders(site: Deployment) -> tuple[tuple[SharedFolder, ...], tuple[st
     return folders, managed
 
 
-def image_choices(site: Deployment) -> tuple[ImageChoice, ...]:
-    return tuple(
-        ImageChoice(image.id, image.label, site.images[image.id], image.default)
-        for image in site.config.images
-    )
-
-
 def hub_settings(site: Deployment) -> HubSettings:
     """What the hub is told."""
     config = site.config
@@ -179,7 +170,6 @@ def hub_settings(site: Deployment) -> HubSettings:
         public_url=config.site.url,
         first_admin=config.login.admins[0],
         admins=config.login.admins,
-        images=image_choices(site),
         limits=_limits(site),
         shared=shared_folders(site)[0],
         homes_root=site.places.homes,
@@ -197,7 +187,6 @@ def agent_rules(site: Deployment) -> AgentRules:
     shared, managed = shared_folders(site)
     return AgentRules(
         instance=site.instance,
-        images=image_choices(site),
         limits=_limits(site),
         shared=shared,
         managed_shared=managed,

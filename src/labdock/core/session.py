@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from labdock.core.errors import BadRequestError
+from labdock.core.errors import BadRequestError, StartError
 from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, NO_GPU, GpuRequest
 from labdock.core.people import LAB_GID, Person, session_home
 from labdock.core.sizes import parse_size
@@ -23,6 +23,9 @@ ROLE_PART = "part"
 
 SESSION_PORT = 8888
 """The TCP port a session's notebook server listens on."""
+
+ENTRYPOINT = ("tini", "-g", "--")
+"""A session's first process, whatever its image would start: it collects orphans and passes signals on."""
 
 NAMES_TARGET = "/var/lib/extrausers"
 """Where sessions see everybody's names (libnss-extrausers reads passwd and group there)."""
@@ -72,7 +75,8 @@ class SharedFolder:
 class ImageChoice:
     """An image to choose: short id, words for the page, the engine's reference, whether it is the default.
 
-    *details* say what it holds, with versions and size. A *trial* is for administrators alone.
+    *details* say what it holds, with versions and size; *published_at* (RFC 3339, UTC, "" when unknown) says
+    since when. A *trial* is for administrators alone.
     """
 
     id: str
@@ -81,6 +85,7 @@ class ImageChoice:
     default: bool = False
     details: str = ""
     trial: bool = False
+    published_at: str = ""
 
 
 OPTIONS = ("image", "gpus", "gpu_model", "gpu_memory")
@@ -102,6 +107,7 @@ class SessionSpec:
     name: str
     hostname: str
     image: str
+    entrypoint: tuple[str, ...]
     command: tuple[str, ...]
     uid: int
     gid: int
@@ -137,8 +143,31 @@ _COUNT = re.compile(r"[0-9]{1,4}")
 _BYTES = re.compile(r"[0-9]{1,18}")
 
 
-def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice, ...]) -> StartRequest:
+def no_image() -> StartError:
+    """Why nobody can start a session while no image is offered."""
+    return StartError(
+        "No image is offered now, so no session can be started.",
+        fix="An administrator can make and publish one with `labdock up`.",
+    )
+
+
+def offered_to(images: Iterable[ImageChoice], *, admin: bool) -> tuple[ImageChoice, ...]:
+    """Those of *images* that a person may have, an administrator or not."""
+    return tuple(image for image in images if admin or not image.trial)
+
+
+def default_image(images: tuple[ImageChoice, ...]) -> ImageChoice:
+    """What somebody gets who chose none; of *images* that hold no default, the first."""
+    return next((image for image in images if image.default), images[0])
+
+
+def parse_start_request(
+    options: Mapping[str, object], images: tuple[ImageChoice, ...], *, remembered: bool = False
+) -> StartRequest:
     """The request in *options* (of the start form or the REST API), checked against *images*.
+
+    *images* are those that the person may have. Options that are *remembered* from an earlier start may
+    name one that is not offered any more: the default takes its place.
 
     ``gpus`` is a whole number, as such or in digits, 0 when not given; ``gpu_model`` a model, any when it
     is empty; ``gpu_memory`` a size ("40G") or whole bytes, any when it is empty. Whether there are such
@@ -146,15 +175,20 @@ def parse_start_request(options: Mapping[str, object], images: tuple[ImageChoice
 
     Raises:
         BadRequestError: An unknown key, an image that is not offered, or a wish that makes no sense.
+        StartError: No image is offered at all.
     """
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise BadRequestError(
             f"Unknown option {unknown[0][:60]!r}.", field=unknown[0][:60], fix=f"Known: {', '.join(OPTIONS)}."
         )
+    if not images:
+        raise no_image()
     offered = [choice.id for choice in images]
-    default = next((choice.id for choice in images if choice.default), offered[0])
+    default = default_image(images).id
     wanted = options.get("image", default)
+    if remembered and wanted not in offered:
+        wanted = default
     if not isinstance(wanted, str) or wanted not in offered:
         raise BadRequestError(
             f"There is no image {str(wanted)[:60]!r}.",
@@ -241,6 +275,8 @@ def session_spec(
         name=container_name(instance, person.name, server),
         hostname=session_hostname(person.name, server),
         image=image.reference,
+        # Both, since an image may bring others or none.
+        entrypoint=ENTRYPOINT,
         command=("labdock-session",),
         uid=person.uid,
         gid=person.gid,

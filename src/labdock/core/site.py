@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labdock.core.gpus import GpuRules
-from labdock.core.session import ImageChoice, Limits, SharedFolder
+from labdock.core.session import Limits, SharedFolder
 
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
     """What the hub needs to know; read once when it starts, from ``hub.json``.
 
+    Which images are offered changes while it runs: that is in ``images.json`` beside it.
     ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
     ``hub_ip`` is the hub's own address, which no name given out on the network can take from it;
     ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
@@ -27,7 +28,6 @@ class HubSettings:
     public_url: str
     first_admin: str
     admins: tuple[str, ...]
-    images: tuple[ImageChoice, ...]
     limits: Limits
     shared: tuple[SharedFolder, ...]
     homes_root: str
@@ -49,7 +49,6 @@ class HubSettings:
             **{
                 **data,
                 "admins": tuple(data["admins"]),
-                "images": tuple(ImageChoice(**image) for image in data["images"]),
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
                 "gpus": GpuRules.from_data(data["gpus"]),
@@ -79,6 +78,7 @@ class DriverPlaces:
 class AgentRules:
     """What the agent lets through; read once when it starts, from ``agent.json``, which the hub cannot write.
 
+    Which images a session may run changes while it runs: that is in ``images.json`` beside it.
     ``homes_root``, ``names_dir`` and the shared folders are paths on the host.
     ``managed_shared`` are those of them that Labdock makes itself, below its storage.
     ``bridge`` is the name of the sessions' network interface on the host; ``hub_ip`` and ``proxy_ip``
@@ -89,7 +89,6 @@ class AgentRules:
     """
 
     instance: str
-    images: tuple[ImageChoice, ...]
     limits: Limits
     shared: tuple[SharedFolder, ...]
     managed_shared: tuple[str, ...]
@@ -114,7 +113,6 @@ class AgentRules:
         return AgentRules(
             **{
                 **data,
-                "images": tuple(ImageChoice(**image) for image in data["images"]),
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
                 "managed_shared": tuple(data["managed_shared"]),

@@ -1,4 +1,4 @@
-"""Labdock's REST API inside JupyterHub: ``/hub/api/labdock/…``, for whoever has the scope ``admin:users``."""
+"""Labdock's REST API inside JupyterHub, ``/hub/api/labdock/…``: mostly for the scope ``admin:users``."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
+from jupyterhub.user import User
 from tornado import web
 
 from labdock.core.accounts import UnknownPersonError
 from labdock.core.errors import AccountError, BadRequestError, LabdockError
 from labdock.core.people import check_name
 from labdock.hub.cards import Cards
+from labdock.hub.images import Images, image_news, images_for
 from labdock.hub.people import MadeLink, People, PeopleMixin, administrators_only, iso_time
 
 
-def api_handlers(people: People, cards: Cards) -> list[tuple[Any, ...]]:
+def api_handlers(people: People, cards: Cards, images: Images) -> list[tuple[Any, ...]]:
     """The API's handlers, their paths below ``/hub``."""
     given = {"people": people}
     return [
@@ -26,6 +28,7 @@ def api_handlers(people: People, cards: Cards) -> list[tuple[Any, ...]]:
         (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
         (r"/api/labdock/first-link", FirstLinkAPIHandler, given),
         (r"/api/labdock/gpus", GpusAPIHandler, {"cards": cards}),
+        (r"/api/labdock/newer-image", NewerImageAPIHandler, {"images": images}),
     ]
 
 
@@ -185,3 +188,27 @@ class GpusAPIHandler(_API):
                 ],
             }
         )
+
+
+class NewerImageAPIHandler(_API):
+    """``GET /api/labdock/newer-image?server=<name>`` tells whether a session's image is not the current one.
+
+    For whoever may open that session of their own, as the session itself may: it asks with its token.
+    """
+
+    def initialize(self, images: Images) -> None:
+        self._images = images
+
+    @_answers
+    async def get(self) -> None:
+        person = self.current_user
+        if not isinstance(person, User):
+            raise web.HTTPError(403, "Sign in, or send a token of a person or a session.")
+        name = self.get_query_argument("server", "")
+        spawner = person.spawners.get(name)
+        if spawner is None or not self.has_scope(f"access:servers!server={person.name}/{name}"):
+            raise web.HTTPError(404, "You have no such session.")
+        news = None
+        if spawner.ready:
+            news = image_news(spawner.started_from, images_for(self._images, admin=person.admin))
+        self.answer({"message": news and str(news), "home": f"{self.hub.base_url}home"})

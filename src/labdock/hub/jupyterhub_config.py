@@ -13,9 +13,11 @@ from jupyterhub.httpclient import fetch
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
+from labdock.adapters.live_file import LiveFile
 from labdock.core.compose import HUB_PORT
 from labdock.core.errors import AccountError
-from labdock.core.session import SESSION_PORT
+from labdock.core.session import SESSION_PORT, ImageChoice
+from labdock.core.shelf import choices_from_json
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
@@ -43,7 +45,12 @@ agent = AgentClient(AGENT_SOCKET)
 engine = Engine(AGENT_SOCKET)
 store = AccountStore(database)
 sign_in = SignIn(store, admins=settings.admins)
+offered = LiveFile(SETTINGS / "images.json", choices_from_json)
 cards = Cards(agent, settings.instance, settings.gpus)
+
+
+def images() -> tuple[ImageChoice, ...]:
+    return offered.value()
 
 
 async def identity_of(name: str) -> str:
@@ -132,6 +139,7 @@ c.Spawner.http_timeout = 600
 # Sessions.
 c.JupyterHub.spawner_class = spawner_class(
     settings,
+    images,
     agent,
     engine,
     identity_of,
@@ -154,9 +162,9 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2, "slow_stop_timeout":
 c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]
 c.JupyterHub.authenticator_class = LocalAuthenticator
 c.LocalAuthenticator.sign_in = sign_in
-c.JupyterHub.extra_handlers = pages.extra_handlers(settings, sign_in, agent, cards)
+c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
-c.JupyterHub.template_vars = pages.template_vars(settings, store, cards)
+c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)
 
 # The command line on the host.
 c.JupyterHub.services = [{"name": "labdock-cli", "api_token": secret("api_token")}]

@@ -20,13 +20,14 @@ from tornado import web
 
 from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
 from labdock.core.allocation import Held, Offer, offers, person_limit
-from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError
+from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError, StartError
 from labdock.core.gpus import GpuReport, Holder, Lease
-from labdock.core.session import Limits
+from labdock.core.session import Limits, default_image, no_image
 from labdock.core.site import HubSettings
 from labdock.hub.accounts import AccountStore
 from labdock.hub.api import api_handlers
 from labdock.hub.cards import Cards
+from labdock.hub.images import ImageNews, Images, image_news, images_for
 from labdock.hub.people import (
     Agent,
     MadeLink,
@@ -47,7 +48,7 @@ _parts = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=Tru
 
 
 def extra_handlers(
-    settings: HubSettings, sign_in: SignIn, agent: Agent, cards: Cards
+    settings: HubSettings, images: Images, sign_in: SignIn, agent: Agent, cards: Cards
 ) -> list[tuple[Any, ...]]:
     """What ``JupyterHub.extra_handlers`` is set to."""
     people = People(settings, sign_in, agent)
@@ -57,7 +58,7 @@ def extra_handlers(
         (r"/people", PeopleHandler, {"people": people}),
         (r"/people/([^/]+)/(reset|remove|stop)", PersonHandler, {"people": people}),
         (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
-        *api_handlers(people, cards),
+        *api_handlers(people, cards, images),
     ]
 
 
@@ -66,7 +67,7 @@ def template_paths() -> list[str]:
     return [str(HERE / "templates")]
 
 
-def template_vars(settings: HubSettings, store: AccountStore, cards: Cards) -> dict[str, Any]:
+def template_vars(settings: HubSettings, images: Images, store: AccountStore, cards: Cards) -> dict[str, Any]:
     """What ``JupyterHub.template_vars`` is set to; the templates await what is asynchronous."""
 
     def needs_password(user: Any) -> bool:
@@ -77,12 +78,21 @@ def template_vars(settings: HubSettings, store: AccountStore, cards: Cards) -> d
         report = await cards.glance()
         return None if report is None else held_gpus(report, container)
 
+    def image_news_of(spawner: Any) -> ImageNews | None:
+        try:
+            offered = images_for(images, admin=spawner.user.admin)
+        except StartError:
+            # It concerns whoever starts a session; this one runs.
+            return None
+        return image_news(spawner.started_from, offered)
+
     return {
         "site_name": settings.site_name,
         "contact": settings.contact,
         "needs_password": needs_password,
         # JupyterHub calls what it is given with the person whose page it is.
         "gpus_of": lambda user: gpus_of,
+        "image_news_of": lambda user: image_news_of,
     }
 
 
@@ -251,9 +261,16 @@ def _holder_in_words(report: GpuReport, lease: Lease) -> str:
 async def options_form(spawner: Any) -> str:
     """The start page's fields as HTML: how the last start failed, then the images and GPUs to choose from.
 
-    Reads of *spawner* its ``settings``, ``user``, ``cards``, ``user_options`` (the last choice) and
-    ``start_progress.failure``.
+    Without any image it is the reason, and nothing to choose.
+    Reads of *spawner* its ``settings``, ``images``, ``user``, ``cards``, ``user_options`` (the last choice)
+    and ``start_progress.failure``.
     """
+    try:
+        images = images_for(spawner.images, admin=spawner.user.admin)
+        if not images:
+            raise no_image()
+    except StartError as error:
+        return _parts.get_template("no_image.html").render(error=error)
     settings: HubSettings = spawner.settings
     report = await spawner.cards.glance()
     if report is not None:
@@ -262,12 +279,11 @@ async def options_form(spawner: Any) -> str:
         gpus = gpu_form(report, settings, spawner.user_options, person_limit(holder, settings.gpus))
     else:
         gpus = GpuForm(trouble="Nothing is known of the GPUs now: the part that asks them does not answer.")
-    offered = [image.id for image in settings.images]
     chosen = spawner.user_options.get("image")
-    if chosen not in offered:
-        chosen = next((image.id for image in settings.images if image.default), offered[0])
+    if chosen not in [image.id for image in images]:
+        chosen = default_image(images).id
     return _parts.get_template("start_fields.html").render(
-        images=settings.images,
+        images=images,
         chosen=chosen,
         limits=limits_in_words(settings.limits),
         gpus=gpus,

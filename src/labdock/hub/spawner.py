@@ -31,6 +31,7 @@ from labdock.core.session import (
     SESSION_PORT,
     ImageChoice,
     SessionSpec,
+    StartRequest,
     container_name,
     parse_start_request,
     session_spec,
@@ -39,6 +40,7 @@ from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.cards import Cards, Hold
 from labdock.hub.gate import Gate
+from labdock.hub.images import Images, from_state, images_for, to_state
 
 IdentityOf = Callable[[str], Awaitable[str]]
 """A person's name to their identity; raises AccountError for somebody unknown."""
@@ -148,12 +150,14 @@ class StartProgress:
 class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
     """One person's session in a container of its own.
 
-    ``settings``, ``agent``, ``engine``, ``identity_of``, ``gate`` and ``cards`` come from
-    :func:`spawner_class`. ``hold`` is what was chosen for a start that has not made its container yet;
-    ``choosing`` is taken from before that choice until the start has begun.
+    ``settings``, ``images``, ``agent``, ``engine``, ``identity_of``, ``gate`` and ``cards`` come from
+    :func:`spawner_class`. ``started_from`` is the image that runs, None when nobody knows. ``hold`` is what
+    was chosen for a start that has not made its container yet; ``choosing`` is taken from before that choice
+    until the start has begun.
     """
 
     settings: HubSettings
+    images: Images
     agent: AgentClient
     engine: Engine
     identity_of: IdentityOf
@@ -164,7 +168,9 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         super().__init__(**kwargs)
         self.start_progress = StartProgress()
         self.container = ""
+        self.started_from: ImageChoice | None = None
         self.hold: Hold | None = None
+        self._remembered = False
         self.choosing = asyncio.Lock()
 
     # What JupyterHub keeps across a restart of the hub.
@@ -173,6 +179,8 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         state: dict[str, Any] = super().get_state()
         if self.container:
             state["container"] = self.container
+            if self.started_from is not None:
+                state["image"] = to_state(self.started_from)
         failure = self.start_progress.failure
         if failure is not None:
             # JupyterHub forgets a spawner that failed; the start page still tells why.
@@ -182,6 +190,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.container = state.get("container", "")
+        self.started_from = from_state(state["image"]) if "image" in state else None
         if "failure" in state:
             message, fix, details = state["failure"]
             self.start_progress.failure = StartError(message, fix=fix, details=tuple(details))
@@ -189,6 +198,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     def clear_state(self) -> None:
         super().clear_state()
         self.container = ""
+        self.started_from = None
 
     # The start form and the REST API.
 
@@ -207,12 +217,13 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         Called before JupyterHub does anything for a start, so that a refusal costs little and leaves nothing.
 
         Raises:
-            SpawnException: 400 for options that make no sense, 503 when no card can be given.
+            SpawnException: 400 for options that make no sense, 503 when no card or no image can be given.
         """
         self.let_go()
+        self._remembered = options is None
         options = self.orm_spawner.user_options or {} if options is None else options
         try:
-            request = parse_start_request(options, self.settings.images)
+            request = self._request(options, self._images())
             if request.gpus.count:
                 await self._hold(request.gpus)
         except BadRequestError as error:
@@ -220,6 +231,13 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         except LabdockError as error:
             self.log.info("%s's session was not started: %s", self.user.name, error)
             raise pages.not_started(AWAY if isinstance(error, EngineError) else error) from error
+
+    def _images(self) -> tuple[ImageChoice, ...]:
+        """What the session's person may have now."""
+        return images_for(self.images, admin=self.user.admin)
+
+    def _request(self, options: dict[str, Any], images: tuple[ImageChoice, ...]) -> StartRequest:
+        return parse_start_request(options, images, remembered=self._remembered)
 
     async def _hold(self, gpus: GpuRequest) -> None:
         identity = await self.identity_of(self.user.name)
@@ -271,14 +289,15 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         return url
 
     async def _start(self, progress: StartProgress) -> str:
-        request = parse_start_request(self.user_options, self.settings.images)
+        images = self._images()
+        request = self._request(self.user_options, images)
         if self.hold is not None:
             progress.begin("gpu")
         elif request.gpus.count:
             # JupyterHub starts a session in no other way; one that did would still get its cards.
             await self._hold(request.gpus)
         progress.begin("image")
-        image = next(image for image in self.settings.images if image.id == request.image)
+        image = next(image for image in images if image.id == request.image)
         identity = await self.identity_of(self.user.name)
         person, known = await asyncio.gather(
             self.agent.person(identity, self.user.name),
@@ -292,7 +311,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         progress.begin("container")
         spec = self._spec(person, image)
         # Known before it is made, so that a start that is cancelled half-way is cleaned up.
-        self.container = spec.name
+        self.container, self.started_from = spec.name, image
         # One left over from a start that a dying hub did not finish would hold the name.
         await self.engine.remove(spec.name)
         try:
@@ -448,6 +467,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
 
 def spawner_class(
     settings: HubSettings,
+    images: Images,
     agent: AgentClient,
     engine: Engine,
     identity_of: IdentityOf,
@@ -457,6 +477,7 @@ def spawner_class(
     """What ``JupyterHub.spawner_class`` is set to: the spawner with what it works with."""
     given = {
         "settings": settings,
+        "images": staticmethod(images),
         "agent": agent,
         "engine": engine,
         "identity_of": staticmethod(identity_of),
