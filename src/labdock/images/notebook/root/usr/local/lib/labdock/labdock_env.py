@@ -411,13 +411,26 @@ def create(args: argparse.Namespace) -> None:
         check_new_name(name)
         folder = new_build(name)
         with dropped_unless_done(folder):
-            packages = whole_paths(args.packages)
-            if said := install(folder, list(packages), lock, quiet=args.json):
+            if said := install(folder, words_of(args), lock, quiet=args.json):
                 raise why_failed(said, "No environment was made.")
-            write_lock(name, folder, packages)
+            write_lock(name, folder, asked_in(args))
             take_place(name, folder)
         write_kernel(name)
     tell(name, args, f'Made the environment "{name}". Choose the kernel "{name}" for a notebook.')
+
+
+def words_of(args: argparse.Namespace) -> list[str]:
+    """What pip is asked to install, in its words."""
+    for file in args.requirement:
+        if not Path(file).is_file():
+            raise Misused(f"there is no file {file}.")
+    return [*whole_paths(args.packages), *(word for file in args.requirement for word in ("-r", file))]
+
+
+def asked_in(args: argparse.Namespace) -> tuple[str, ...]:
+    """The packages asked for by name, on the command line and in files of requirements."""
+    lines = (line.partition(" #")[0].strip() for file in args.requirement for line in Path(file).open())
+    return (*whole_paths(args.packages), *(line for line in lines if line and line[0] not in "#-"))
 
 
 def whole_paths(packages: list[str]) -> tuple[str, ...]:
@@ -430,17 +443,19 @@ def whole_paths(packages: list[str]) -> tuple[str, ...]:
 
 def add(args: argparse.Namespace) -> None:
     name: str = args.name
+    if not (args.packages or args.requirement):
+        raise Misused(f"what is to be added? labdock-env add {name} PACKAGE")
     found(name)
     with at_work_on(name) as lock:
         sweep(name)
         folder = usable(name)
-        packages = whole_paths(args.packages)
-        if said := install(folder, list(packages), lock, quiet=args.json):
+        if said := install(folder, words_of(args), lock, quiet=args.json):
             raise why_failed(said, f'The environment "{name}" has what it had.')
-        new = {normal(one) for one in packages}
+        asked = asked_in(args)
+        new = {normal(one) for one in asked}
         before = (one for one in read_lock(name).asked if normal(one) not in new)
-        write_lock(name, folder.resolve(), (*before, *packages))
-    tell(name, args, f"Added {', '.join(args.packages)}. Restart the kernel if it had imported them before.")
+        write_lock(name, folder.resolve(), (*before, *asked))
+    tell(name, args, f"Added {', '.join(asked)}. Restart the kernel if it had imported them before.")
 
 
 def remove(args: argparse.Namespace) -> None:
@@ -597,15 +612,20 @@ def parser() -> Parser:
         one.add_argument("name", metavar="NAME")
         return one
 
-    one = about_one("create", create, "Make an environment, with a kernel in the launcher.")
-    one.add_argument("packages", metavar="PACKAGE", nargs="*", help="what pip installs into it")
+    of_create = about_one("create", create, "Make an environment, with a kernel in the launcher.")
     word("list", show_all, "List your environments.")
     about_one("show", show, "Say what is in an environment.")
-    one = about_one("add", add, "Install more packages into an environment.")
-    one.add_argument("packages", metavar="PACKAGE", nargs="+")
+    of_add = about_one("add", add, "Install more packages into an environment.")
+    for one in (of_create, of_add):
+        one.add_argument("packages", metavar="PACKAGE", nargs="*", help="what pip installs into it")
+        one.add_argument(
+            "-r", "--requirement", metavar="FILE", action="append", default=[], help="a list of them"
+        )
     about_one("lock", lock, "Write down what is in an environment now, after a pip install by hand.")
-    one = about_one("rebuild", rebuild, "Build an environment anew for this image, from its lock.")
-    one.add_argument("--newer", action="store_true", help="take new versions in place of the locked ones")
+    of_rebuild = about_one("rebuild", rebuild, "Build an environment anew for this image, from its lock.")
+    of_rebuild.add_argument(
+        "--newer", action="store_true", help="take new versions in place of the locked ones"
+    )
     about_one("activate", activate, "Print the line that makes a terminal use an environment.")
     about_one("remove", remove, "Remove an environment and its kernel.")
     return made
@@ -615,7 +635,8 @@ def main(words: list[str]) -> int:
     """Do what *words* ask for; 0 when it is done, 1 when it failed, 2 when the words are wrong."""
     try:
         args = parser().parse_args(words)
-        sweep_all()
+        if args.word != "remove":
+            sweep_all()
         args.does(args)
     except Failed as failed:
         return fail(str(failed), 2 if isinstance(failed, Misused) else 1)

@@ -1,16 +1,31 @@
 """Says what to do in place of a pip install into the image's environment, which people may not change.
 
-``labdock_pip.pth`` in that environment calls :func:`look` at the start of a Python that was given the word
-"install" or "uninstall"; every other start does not even read this file.
+The build of an image runs this file as a program, which makes pip call :func:`look` whenever it starts. A
+``.pth`` file would do without touching pip, but every other start of Python would read it: about 0.5 ms.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 
+BASE = os.environ.get("LABDOCK_BASE", "/opt/env")
+HOOK = """
+# Added by Labdock: who may not change this environment is told what to do instead.
+import sys
+sys.path.append({folder!r})
+try:
+    import labdock_pip
+except ImportError:
+    pass
+else:
+    labdock_pip.look()
+finally:
+    sys.path.remove({folder!r})
+"""
 PIP = re.compile(r"pip(?:3(?:\.\d+)?)?")
 WORDS = re.compile(
     "install|uninstall|download|freeze|inspect|list|show|check|config|search|cache|index|wheel|hash|lock"
@@ -83,8 +98,12 @@ def all_there(words: Sequence[str]) -> bool:
 
 def advice(word: str, words: Sequence[str], own: Sequence[str]) -> str:
     """The two lines; *own* are the person's environments."""
-    asked = [name for name in packages(words) if re.fullmatch(r"[A-Za-z0-9._\[\],<>=!~-]{1,60}", name)]
-    what = " ".join(f"'{name}'" if set(name) & set("[]<>!~") else name for name in asked) or "PACKAGE"
+    plain = re.compile(r"[A-Za-z0-9._/\[\],<>=!~-]{1,60}")
+    asked = [word for word in packages(words) if plain.fullmatch(word)]
+    for option, value in itertools.pairwise(words):
+        if option in {"-r", "--requirement"} and plain.fullmatch(value):
+            asked += ["-r", value]
+    what = " ".join(f"'{word}'" if set(word) & set("[]<>!~") else word for word in asked) or "PACKAGE"
     if "--user" in words:
         first = "labdock: sessions do not look where pip puts --user packages, so they could not be imported."
     else:
@@ -112,12 +131,27 @@ def look() -> None:
         return
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     folder = os.path.join(sys.prefix, "lib", python, "site-packages")
-    # A person's environment runs the image's .pth files too; it has none of them itself.
-    if not os.path.lexists(os.path.join(folder, "labdock_pip.pth")) or os.access(folder, os.W_OK):
+    if sys.prefix != BASE or os.access(folder, os.W_OK):
         return
     if word == "install" and "--user" not in words and all_there(words):
         return
     sys.stderr.write(advice(word, words, own_environments()))
     sys.stderr.flush()
-    # Python takes SystemExit at this point of its start for a failure of its own.
-    os._exit(1)
+    sys.exit(1)
+
+
+def hook() -> None:
+    """Make the pip of this Python call :func:`look`; a second time changes nothing."""
+    import py_compile  # noqa: PLC0415  when an image is built
+
+    import pip  # noqa: PLC0415
+
+    folder = os.path.dirname(os.path.abspath(__file__))
+    with open(pip.__file__, "r+", encoding="utf-8") as file:
+        if "Added by Labdock" not in file.read():
+            file.write(HOOK.format(folder=folder))
+    py_compile.compile(pip.__file__, doraise=True)
+
+
+if __name__ == "__main__":
+    hook()
