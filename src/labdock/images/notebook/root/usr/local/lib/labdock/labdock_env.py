@@ -429,7 +429,11 @@ def words_of(args: argparse.Namespace) -> list[str]:
 
 def asked_in(args: argparse.Namespace) -> tuple[str, ...]:
     """The packages asked for by name, on the command line and in files of requirements."""
-    lines = (line.partition(" #")[0].strip() for file in args.requirement for line in Path(file).open())
+    lines = (
+        line.partition(" #")[0].strip()
+        for file in args.requirement
+        for line in Path(file).read_text().splitlines()
+    )
     return (*whole_paths(args.packages), *(line for line in lines if line and line[0] not in "#-"))
 
 
