@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from labdock.core.compose import PARTS, part_container
-from labdock.core.errors import AccountError, BadRequestError
+from labdock.core.errors import AccountError, BadRequestError, StartError
 from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, GpuRequest
 from labdock.core.people import LAB_GID, Person, check_name
 from labdock.core.session import (
@@ -24,6 +24,7 @@ from labdock.core.session import (
     SharedFolder,
     StartRequest,
     container_name,
+    offered_to,
     parse_start_request,
     session_spec,
 )
@@ -119,6 +120,25 @@ def test_the_chosen_image_is_started_and_the_default_when_none_is_chosen() -> No
     assert parse_start_request({"image": "cpu"}, IMAGES) == StartRequest("cpu")
     assert parse_start_request({}, IMAGES) == StartRequest("torch")
     assert parse_start_request({}, IMAGES[:1]) == StartRequest("cpu")
+
+
+def test_an_image_of_an_earlier_start_that_is_gone_gives_way_to_the_default() -> None:
+    assert parse_start_request({"image": "gone"}, IMAGES, remembered=True) == StartRequest("torch")
+    assert parse_start_request({"image": ["x"]}, IMAGES, remembered=True) == StartRequest("torch")
+    assert parse_start_request({"image": "cpu"}, IMAGES, remembered=True) == StartRequest("cpu")
+
+
+@pytest.mark.parametrize("options", [{}, {"image": "cpu"}])
+@pytest.mark.parametrize("remembered", [True, False])
+def test_without_any_image_nothing_can_be_started(options: dict[str, str], remembered: bool) -> None:
+    with pytest.raises(StartError, match="No image is offered now"):
+        parse_start_request(options, (), remembered=remembered)
+
+
+def test_an_administrator_alone_is_offered_what_is_tried() -> None:
+    trial = ImageChoice("cpu@new", "New", "labdock/cpu:2", trial=True)
+    assert offered_to((*IMAGES, trial), admin=True) == (*IMAGES, trial)
+    assert offered_to((*IMAGES, trial), admin=False) == IMAGES
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4))

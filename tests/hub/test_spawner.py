@@ -339,6 +339,88 @@ async def test_a_choice_that_makes_sense_is_taken(bed: Bed) -> None:
     await spawner.choose({"image": "gone"})
 
 
+async def test_a_start_uses_what_is_published_at_that_moment(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    spawner = bed.spawner(image="cpu")
+    await spawner.choose({"image": "cpu"})
+    bed.images = (replace(CPU, reference="cpu:2", published_at="2026-11-20"),)
+    bed.engine.images.add("cpu:2")
+    await spawner.start()
+    assert bed.engine.containers[NAME].body["Image"] == "cpu:2"
+    assert spawner.started_from == bed.images[0]
+
+
+async def test_an_image_taken_away_between_choice_and_start_is_told(bed: Bed) -> None:
+    spawner = bed.spawner(image="gone")
+    await spawner.choose({"image": "gone"})
+    bed.images = (CPU,)
+    _, event = await failed_start(spawner)
+    assert "There is no image 'gone'" in event["cause"]
+    assert bed.engine.calls == []
+
+
+async def test_a_remembered_image_that_is_gone_gives_way_to_the_default(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    spawner = bed.spawner(image="torch")
+    spawner.orm_spawner = SimpleNamespace(name="", user_options={"image": "torch"}, server=None, state=None)
+    await spawner.choose(None)
+    await spawner.start()
+    assert bed.engine.containers[NAME].body["Image"] == "cpu:1"
+    with pytest.raises(SpawnException) as refused:
+        await spawner.choose({"image": "torch"})
+    assert refused.value.status_code == 400
+
+
+async def test_while_no_image_is_offered_nothing_starts_and_why_is_told(bed: Bed) -> None:
+    spawner = bed.spawner()
+    bed.images = ()
+    with pytest.raises(SpawnException) as refused:
+        await spawner.choose({})
+    assert refused.value.status_code == 503
+    assert "No image is offered now" in str(refused.value.jupyterhub_message)
+    _, event = await failed_start(spawner)
+    assert "No image is offered now" in event["cause"]
+
+
+async def test_a_trial_is_for_administrators_alone(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    bed.images = (CPU, TRIAL)
+    bed.engine.images.add("cpu:2")
+    spawner = bed.spawner(image=TRIAL.id)
+    with pytest.raises(SpawnException) as refused:
+        await spawner.choose({"image": TRIAL.id})
+    assert refused.value.status_code == 400
+    assert TRIAL.id not in str(refused.value.jupyterhub_message).partition("Choose")[2]
+    # What is checked before is checked at the start itself, too.
+    _, event = await failed_start(spawner)
+    assert "There is no image" in event["cause"]
+    spawner.user.admin = True
+    await spawner.choose({"image": TRIAL.id})
+    await spawner.start()
+    assert bed.engine.containers[NAME].body["Image"] == "cpu:2"
+    assert bed.engine.containers[NAME].body["Labels"]["org.labdock.image"] == TRIAL.id
+
+
+async def test_which_image_a_session_was_started_from_survives_a_restart_of_the_hub(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    bed.images = (replace(CPU, published_at="2026-11-20T08:00:00Z"),)
+    spawner = bed.spawner()
+    await spawner.start()
+    state = json.loads(json.dumps(spawner.get_state()))
+    # What is published later does not change what this session runs.
+    bed.images = (replace(CPU, reference="cpu:2"),)
+    again = bed.spawner()
+    again.load_state(state)
+    assert again.started_from is not None
+    assert (again.started_from.id, again.started_from.reference) == ("cpu", "cpu:1")
+    assert again.started_from.published_at == "2026-11-20T08:00:00Z"
+    again.clear_state()
+    assert again.started_from is None
+    older = bed.spawner()
+    older.load_state({"container": NAME})
+    assert older.started_from is None
+
+
 @pytest.mark.parametrize(
     "error",
     [

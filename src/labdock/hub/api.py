@@ -191,7 +191,7 @@ class GpusAPIHandler(_API):
 
 
 class NewerImageAPIHandler(_API):
-    """``GET /api/labdock/newer-image?server=<name>`` tells whether a session's image is not the current one.
+    """``GET /api/labdock/newer-image?server=<name>`` tells a running session whether its image is outdated.
 
     For whoever may open that session of their own, as the session itself may: it asks with its token.
     """
@@ -206,9 +206,8 @@ class NewerImageAPIHandler(_API):
             raise web.HTTPError(403, "Sign in, or send a token of a person or a session.")
         name = self.get_query_argument("server", "")
         spawner = person.spawners.get(name)
-        if spawner is None or not self.has_scope(f"access:servers!server={person.name}/{name}"):
-            raise web.HTTPError(404, "You have no such session.")
-        news = None
-        if spawner.ready:
-            news = image_news(spawner.started_from, images_for(self._images, admin=person.admin))
+        may_ask = self.has_scope(f"access:servers!server={person.name}/{name}")
+        if spawner is None or not spawner.ready or not may_ask:
+            raise web.HTTPError(404, "You have no such session running.")
+        news = image_news(spawner.started_from, images_for(self._images, admin=person.admin))
         self.answer({"message": news and str(news), "home": f"{self.hub.base_url}home"})
