@@ -98,8 +98,13 @@ class Shelf:
 
     def before(self) -> Release | None:
         """The release that a rollback goes back to; None when there is none."""
+        earlier = self._earlier()
+        return earlier[-1] if earlier else None
+
+    def _earlier(self) -> tuple[Release, ...]:
+        """The releases before the current one that were not withdrawn, oldest first."""
         index = next((i for i, one in enumerate(self.releases) if one.reference == self.current), 0)
-        return self.releases[index - 1] if index > 0 else None
+        return tuple(one for one in self.releases[:index] if one.version not in self.withdrawn)
 
     def rollback(self) -> Shelf:
         """New sessions get the release before the current one, which is withdrawn.
@@ -115,10 +120,10 @@ class Shelf:
         return replace(self, current=earlier.reference, withdrawn=(*self.withdrawn, now.version))
 
     def kept(self, earlier: int) -> tuple[Release, ...]:
-        """The current release and the *earlier* ones before it, and what is being tried: not to be pruned."""
-        index = next((i for i, one in enumerate(self.releases) if one.reference == self.current), -1)
-        kept = self.releases[max(0, index - earlier) : index + 1] if index >= 0 else ()
-        return (*kept, *((self.trial,) if self.trial else ()))
+        """What is not to be pruned: the current release, *earlier* ones to go back to, and what is tried."""
+        before = self._earlier()
+        kept = (*before[max(0, len(before) - earlier) :], self.release, self.trial)
+        return tuple(one for one in kept if one is not None)
 
     def without(self, references: Iterable[str]) -> Shelf:
         """Without the releases called *references*, whose images are gone."""
