@@ -27,6 +27,7 @@ class WholeFakeEngine(FakeEngine):
     def __init__(self, socket_path: str) -> None:
         super().__init__(socket_path)
         self.images = {self.image: 7}
+        self.ids: dict[str, str] = {}
         self.networks: dict[str, str] = {"none": ""}
         self.version = {"Version": "20.10.24", "ApiVersion": "1.41"}
         self.info = {
@@ -38,6 +39,7 @@ class WholeFakeEngine(FakeEngine):
         self.registry: list[dict[str, str]] | None = None
         self.removal_s = 0.0
         self.hangs_up_in_builds = False
+        self.image_labels: dict[str, dict[str, str]] = {}
 
     def app(self) -> web.Application:
         app = super().app()
@@ -46,6 +48,11 @@ class WholeFakeEngine(FakeEngine):
         app.router.add_post(f"{versioned}/build", self._build)
         app.router.add_post(f"{versioned}/images/create", self._pull)
         app.router.add_post(f"{versioned}/images/{{name:.+}}/tag", self._tag)
+        app.router.add_get(f"{versioned}/images/json", self._list_images)
+        app.router.add_get(f"{versioned}/images/get", self._save)
+        app.router.add_post(f"{versioned}/images/load", self._load)
+        app.router.add_delete(f"{versioned}/images/{{name:.+}}", self._delete_image)
+        app.router.add_post(f"{versioned}/containers/{{id}}/wait", self._wait)
         app.router.add_get(f"{versioned}/networks", self._networks)
         app.router.add_get(f"{versioned}/networks/{{name}}", self._network)
         app.router.add_delete(f"{versioned}/networks/{{name}}", self._remove_network)
@@ -65,12 +72,53 @@ class WholeFakeEngine(FakeEngine):
         name = request.match_info["name"]
         if name not in self.images:
             return web.json_response({"message": f"No such image: {name}"}, status=404)
-        return web.json_response({"Size": self.images[name]})
+        return web.json_response(self._shown(name))
+
+    def _id(self, name: str) -> str:
+        return self.ids.setdefault(name, f"sha256:{name}")
+
+    def _shown(self, name: str) -> dict[str, object]:
+        one = self._id(name)
+        return {
+            "Id": one,
+            "Size": self.images[name],
+            "RepoTags": [tag for tag in self.images if self._id(tag) == one],
+            "Config": {"Labels": self.image_labels.get(name), "Env": ["PATH=/bin"]},
+        }
+
+    async def _list_images(self, request: web.Request) -> web.Response:
+        shown = {str(one["Id"]): one for one in map(self._shown, self.images)}
+        return web.json_response(list(shown.values()))
+
+    async def _delete_image(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in self.images:
+            return web.json_response({"message": f"No such image: {name}"}, status=404)
+        if any(one.body["Image"] == name for one in self.by_id.values()):
+            return web.json_response({"message": f"{name} is being used by a container"}, status=409)
+        del self.images[name]
+        return web.json_response([{"Untagged": name}])
+
+    async def _save(self, request: web.Request) -> web.Response:
+        names = request.query.getall("names")
+        if missing := [name for name in names if name not in self.images]:
+            return web.json_response({"message": f"No such image: {missing[0]}"}, status=404)
+        return web.Response(body=json.dumps({name: self.images[name] for name in names}).encode())
+
+    async def _load(self, request: web.Request) -> web.Response:
+        try:
+            images = json.loads(await request.read())
+        except ValueError:
+            return web.json_response({"message": "unexpected EOF"}, status=500)
+        self.images |= images
+        events = ({"stream": f"Loaded image: {name}\n"} for name in images)
+        return web.Response(text="".join(json.dumps(event) + "\r\n" for event in events))
 
     async def _tag(self, request: web.Request) -> web.Response:
-        self.images[f"{request.query['repo']}:{request.query['tag']}"] = self.images[
-            request.match_info["name"]
-        ]
+        new, name = f"{request.query['repo']}:{request.query['tag']}", request.match_info["name"]
+        if name not in self.images:
+            return web.json_response({"message": f"No such image: {name}"}, status=404)
+        self.images[new], self.ids[new] = self.images[name], self._id(name)
         return web.Response(status=201)
 
     async def _pull(self, request: web.Request) -> web.Response:
@@ -96,6 +144,12 @@ class WholeFakeEngine(FakeEngine):
         ran = await asyncio.to_thread(subprocess.run, one.body["Cmd"], stdout=subprocess.PIPE, check=False)
         one.output += ran.stdout.splitlines(keepends=True)
         self.end(one, ran.returncode)
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        one = self._find(request)
+        while one.state == "running":
+            await asyncio.sleep(0.02)
+        return web.json_response({"StatusCode": one.exit_code})
 
     async def _restart(self, request: web.Request) -> web.Response:
         self._find(request).state = "running"
@@ -145,8 +199,9 @@ class WholeFakeEngine(FakeEngine):
         context = Path(self.socket).parent / "context"
         with tarfile.open(fileobj=io.BytesIO(await request.read())) as archive:
             archive.extractall(context, filter="tar")
-        for line in (context / "Dockerfile").read_text().splitlines():
-            await say(stream=f"Step : {line}\n")
+        lines = (context / "Dockerfile").read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            await say(stream=f"Step {number}/{len(lines)} : {line}\n")
             if self.hangs_up_in_builds:
                 assert request.transport is not None
                 request.transport.close()
@@ -166,4 +221,5 @@ class WholeFakeEngine(FakeEngine):
                     await say(errorDetail={"message": message}, error=message)
                     return response
         self.images[tag] = 1
+        self.image_labels[tag] = json.loads(request.query["labels"])
         return response

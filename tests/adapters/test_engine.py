@@ -40,7 +40,7 @@ class MachinesEngine:
         marked = quote(json.dumps({"label": [f"{key}={value}" for key, value in LABEL.items()]}))
         for container in docker("GET", f"/containers/json?all=1&filters={marked}"):
             docker("DELETE", f"/containers/{container['Id']}?force=1")
-        for tag in ("built", "broken", "tagged"):
+        for tag in ("built", "broken", "tagged", "told", "gone", "used", "saved"):
             with suppress(RuntimeError):
                 docker("DELETE", f"/images/{name(tag)}:1")
         with suppress(RuntimeError):
@@ -100,6 +100,11 @@ async def run_to_its_end(engine: Engine, container: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def build(engine: Engine, tag: str, dockerfile: str) -> None:
+    files = {"Dockerfile": dockerfile.encode()}
+    await engine.build(tag, files, arguments={}, labels=LABEL, on_line=lambda line: None)
+
+
 async def test_the_engine_says_what_it_is(engine: Engine) -> None:
     facts = await engine.facts()
     assert facts.version
@@ -120,6 +125,72 @@ async def test_an_image_is_there_or_not(engine: Engine, bed: Bed) -> None:
 async def test_an_image_gets_a_second_name(engine: Engine, bed: Bed) -> None:
     await engine.tag(bed.image, f"{name('tagged')}:1")
     assert await engine.has_image(f"{name('tagged')}:1")
+
+
+async def test_an_image_tells_what_it_is(engine: Engine, bed: Bed) -> None:
+    await engine.tag(bed.image, f"{name('told')}:1")
+    found = await engine.image(f"{name('told')}:1")
+    assert found is not None
+    assert found.size_bytes > 0
+    assert f"{name('told')}:1" in found.references
+    assert "PATH" in found.environment
+    assert await engine.image("labdock/none:1") is None
+    assert (await engine.image_references())[f"{name('told')}:1"] == found.id
+
+
+async def test_a_reference_that_is_taken_away_leaves_the_others(engine: Engine, bed: Bed) -> None:
+    await engine.tag(bed.image, f"{name('gone')}:1")
+    for _ in range(2):
+        await engine.untag(f"{name('gone')}:1")
+        assert not await engine.has_image(f"{name('gone')}:1")
+    assert await engine.has_image(bed.image)
+
+
+async def test_an_image_that_a_container_uses_is_kept(engine: Engine, bed: Bed) -> None:
+    """It has another reference here, so only its last one is refused: a container by that name keeps it."""
+    tag = f"{name('used')}:1"
+    dockerfile = f"FROM {bed.image}\nRUN true\n"
+    await build(engine, tag, dockerfile)
+    await engine.create(name("a"), {**body(bed, *SLEEPS), "Image": tag})
+    with pytest.raises(EngineError, match="keeps"):
+        await engine.untag(tag)
+    assert await engine.has_image(tag)
+    await engine.remove(name("a"))
+    await engine.untag(tag)
+    assert not await engine.has_image(tag)
+
+
+async def test_images_go_into_a_file_and_come_back(engine: Engine, bed: Bed, tmp_path: Path) -> None:
+    tag, file = f"{name('saved')}:1", tmp_path / "images.tar"
+    await build(engine, tag, f"FROM {bed.image}\nRUN true\n")
+    told: list[int] = []
+    assert await engine.save([tag], file, on_bytes=told.append) == file.stat().st_size > 0
+    assert told[-1] == file.stat().st_size
+    await engine.untag(tag)
+    assert await engine.load(file) == (tag,)
+    assert await engine.has_image(tag)
+
+
+async def test_a_file_that_holds_no_images_is_refused(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"no tar at all")
+    with pytest.raises(EngineError):
+        await engine.load(tmp_path / "x.tar")
+    with pytest.raises(EngineError, match="No such image|does not exist"):
+        await engine.save(["labdock/none:1"], tmp_path / "y.tar", on_bytes=lambda size: None)
+
+
+async def test_a_container_that_runs_to_its_end_tells_all_it_printed_and_is_gone(
+    engine: Engine, bed: Bed
+) -> None:
+    ran = await engine.run(name("once"), body(bed, "sh", "-c", "seq 1 500; exit 3"), timeout_s=30)
+    assert (ran.exit_code, ran.output) == (3, "".join(f"{number}\n" for number in range(1, 501)))
+    assert await engine.inspect(name("once")) is None
+
+
+async def test_a_container_that_does_not_end_in_time_is_ended(engine: Engine, bed: Bed) -> None:
+    with pytest.raises(EngineError, match="did not end within 1 s"):
+        await engine.run(name("once"), body(bed, *SLEEPS), timeout_s=1)
+    assert await engine.inspect(name("once")) is None
 
 
 async def test_a_build_shows_its_lines_and_leaves_the_image(engine: Engine, bed: Bed, tmp_path: Path) -> None:
@@ -157,6 +228,7 @@ async def test_a_build_that_fails_says_why_with_its_last_lines(engine: Engine, b
             on_line=lambda line: None,
         )
     assert "no such package" in failed.value.details
+    assert failed.value.step == "RUN seq 1 40; echo no such package; exit 3"
     assert len(failed.value.details) == LAST_LINES
     assert not await engine.has_image(f"{name('broken')}:1")
 

@@ -243,7 +243,7 @@ class FakeEngine:
         return web.json_response(self._find(request).shown())
 
     async def _logs(self, request: web.Request) -> web.Response:
-        lines = self._find(request).output[-int(request.query["tail"]) :]
+        lines = self._find(request).output[-int(request.query.get("tail", 0)) :]
         frames = [b"\1\0\0\0" + len(line).to_bytes(4) + line for line in lines]
         return web.Response(body=b"".join(frames), content_type="application/octet-stream")
 

@@ -11,10 +11,11 @@ import pytest
 from labdock.adapters import host
 from labdock.adapters.engine import Engine, EngineFacts
 from labdock.cli.doctor_gpus import examine_gpus
-from labdock.core.finding import Finding
 from labdock.cli.instance import Instance
 from labdock.core.config import Config
+from labdock.core.finding import Finding
 from labdock.core.gpus import ALL, CardRule, GpuReport, GpuRules, Inventory, Trouble, Way
+from labdock.core.shelf import Release, Shelf, Shelves
 from tests.adapters.engines import WholeFakeEngine
 from tests.cli.agents import FakeAgent, report
 from tests.core.gpu_builders import card, inventory, lease
@@ -121,12 +122,10 @@ async def test_simulated_cards_have_no_such_trap(agent: FakeAgent, tmp_path: Pat
 
 @pytest.mark.parametrize(("version", "ok"), [("12.8.1", True), ("12.9", True), ("13.0.2", False)])
 async def test_an_image_for_a_newer_cuda_than_the_driver_serves_is_told(
-    agent: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, ok: bool
+    agent: FakeAgent, tmp_path: Path, version: str, ok: bool
 ) -> None:
-    async def environment(self: Engine, reference: str) -> dict[str, str]:
-        return {"CUDA_VERSION": version}
-
-    monkeypatch.setattr(Engine, "image_environment", environment)
+    release = Release("labdock-lab/cpu:0123456789ab", "2026-11-25T12:00:00+00:00", 1, cuda=version)
+    (tmp_path / "images.json").write_text(Shelves({"cpu": Shelf().publish(release)}).to_json())
     assert (await found(tmp_path))["CUDA of the image cpu"].ok is ok
 
 

@@ -105,7 +105,20 @@ def _gpus() -> Files:
 def _images(ids: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
     images = [
         st.fixed_dictionaries(
-            {"id": st.just(id)}, optional={"label": lines_of_text, "base": st.just("builtin/cpu")}
+            {"id": st.just(id)},
+            optional={
+                "label": lines_of_text,
+                "base": st.sampled_from(
+                    ["builtin/cpu", "builtin/torch", "nvidia/cuda:13.0.1-devel", "lab/x"]
+                ),
+                "apt": st.lists(st.sampled_from(["ffmpeg", "g++", "libgl1=1.7.0-1"]), unique=True),
+                "pip": st.lists(
+                    st.sampled_from(["einops", "ray[tune]>=2", "x @ https://l.org/x"]), unique=True
+                ),
+                "conda": st.lists(st.sampled_from(["r-base", "gdal =3.10", "bioconda::x"]), unique=True),
+                "files": st.sampled_from([None, "images/vision", "/srv/images"]),
+                "dockerfile": st.sampled_from([None, "images/robot/Dockerfile"]),
+            },
         )
         for id in ids
     ]

@@ -411,7 +411,61 @@ def test_an_image_needs_an_id_of_its_own_and_no_more() -> None:
     assert only_problem(images=[{"label": "A"}]).startswith("images[0].id: is missing")
     assert only_problem(images=[{"id": "A"}]).startswith('images[0].id: "A" is not an id')
     assert only_problem(images=[]).startswith("images: is empty")
-    assert only_problem(images=[{"id": "a", "base": "builtin/torch"}]).endswith('Did you mean "builtin/cpu"?')
+
+
+@pytest.mark.parametrize(
+    ("base", "end"),
+    [
+        ("builtin/toch", "is no image of Labdock's. Did you mean builtin/torch?"),
+        ("torch", "is no image of Labdock's. Did you mean builtin/torch?"),
+        ("builtin/r", "is no image of Labdock's. Known: builtin/cpu"),
+        ("NVIDIA/cuda", "is not the name of an image."),
+        ("a b", "is not the name of an image."),
+        ("x:tag:tag", "is not the name of an image."),
+    ],
+)
+def test_a_base_that_is_none_is_told_with_the_way_out(base: str, end: str) -> None:
+    assert end in only_problem(images=[{"id": "a", "base": base}])
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "builtin/torch",
+        "nvidia/cuda:13.0.1-devel-ubuntu24.04",
+        "quay.io/jupyter/pytorch-notebook:latest",
+        "localhost:5000/lab/own",
+        "debian@sha256:" + "0" * 64,
+    ],
+)
+def test_a_base_is_a_built_in_image_or_one_that_can_be_pulled(base: str) -> None:
+    assert parsed(images=[{"id": "a", "base": base}]).images[0].base == base
+
+
+@pytest.mark.parametrize(
+    ("setting", "good", "bad"),
+    [
+        ("apt", ["ffmpeg", "g++", "libgl1=1.7.0-1+b2"], ["Foo", "a; rm -r /", "-y", "a\nb"]),
+        (
+            "pip",
+            ["einops", "lightning>=2.5, <3", "ray[tune,train]==2.9", "x @ https://lab.example/x.whl"],
+            ["foo bar", "-r other.txt", "--index-url=x", "a\nRUN b", "x @ file:///etc/passwd"],
+        ),
+        ("conda", ["r-base", "gdal=3.10", "conda-forge::x >=1.0,<2"], ["a; b", "-c x", "a\nb", "$(x)"]),
+    ],
+)
+def test_packages_are_names_and_nothing_that_a_build_would_obey(
+    setting: str, good: list[str], bad: list[str]
+) -> None:
+    assert getattr(parsed(images=[{"id": "a", setting: good}]).images[0], setting) == tuple(good)
+    for word in bad:
+        assert f"images[0].{setting}[0]" in only_problem(images=[{"id": "a", setting: [word]}])
+
+
+def test_a_package_is_asked_for_once_however_it_is_written() -> None:
+    assert "has the same package as" in only_problem(
+        images=[{"id": "a", "pip": ["Scikit_Learn", "scikit-learn>1"]}]
+    )
 
 
 def test_plain_jupyterhub_configuration_passes_as_it_is() -> None:
@@ -509,7 +563,7 @@ MISTAKES: tuple[tuple[tuple[str | int, ...], object], ...] = (
     (("limits", "memory"), "8"),
     (("limits", "shm"), True),
     (("limits", "pids"), "many"),
-    (("images", 0, "base"), "x"),
+    (("images", 0, "base"), "builtin/x"),
     (("images", 1, "id"), "B"),
     (("images", 1, "default"), "yes"),
     (("jupyterhub", "Spawner", "cmd"), "x"),

@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from labdock.core.image import DEBIAN_TAG, ImageSet, Recipe, image_set
+from labdock.cli.up import read_images
+from labdock.core.image import DEBIAN_TAG, PARENTS, ImageSet, Recipe, image_set
 
 paths = st.text("ab/.", min_size=1, max_size=4)
 contents = st.dictionaries(paths, st.binary(max_size=4), max_size=4)
 recipes = st.builds(
-    Recipe, st.sampled_from(["base", "cpu"]), contents, st.just("BASE"), st.sampled_from(["p:1", "p:2"])
+    Recipe,
+    st.sampled_from(["base", "cpu"]),
+    contents,
+    st.sampled_from(["p:1", "p:2"]),
+    edition=st.integers(0, 2),
 )
 
 
 def folders(**cpu: bytes) -> dict[str, dict[str, bytes]]:
-    return {
-        "server": {"Dockerfile": b"FROM x"},
-        "simulation": {"Dockerfile": b"FROM x"},
-        "cpu": {"Dockerfile": b"FROM x", **cpu},
-        "base": {"Dockerfile": b"FROM y"},
-        "a-cuda": {"Dockerfile": b"FROM x"},
-    }
+    files = {name: {"Dockerfile": f"# {name}".encode()} for name in PARENTS}
+    files["server"]["requirements.lock"] = b"jupyterhub==6.1.1 \\\n    --hash=sha256:0\n"
+    return {**files, "cpu": {"Dockerfile": b"FROM x", **cpu}, "adapt": {"Dockerfile": b"# adapt"}}
 
 
 def tags(images: ImageSet) -> dict[str, str]:
-    return {recipe.name: recipe.tag for recipe in images.in_order()}
+    return {name: recipe.tag for name, recipe in images.recipes.items()}
+
+
+def changed(before: ImageSet, after: ImageSet) -> set[str]:
+    return {name for name, tag in tags(before).items() if tags(after)[name] != tag}
 
 
 @given(recipes, recipes)
 def test_two_recipes_share_a_tag_only_with_the_same_content(one: Recipe, other: Recipe) -> None:
-    same = (one.name, one.parent, dict(one.files)) == (other.name, other.parent, dict(other.files))
-    assert (one.tag == other.tag) == same
+    def content(recipe: Recipe) -> tuple[object, ...]:
+        return (recipe.name, recipe.parent, dict(recipe.files), recipe.edition)
+
+    assert (one.tag == other.tag) == (content(one) == content(other))
 
 
 @given(recipes)
@@ -53,42 +62,52 @@ def test_a_file_elsewhere_or_with_other_bytes_is_another_image(
 
 
 def test_a_tag_is_one_the_engine_takes() -> None:
-    assert re.fullmatch(r"labdock/cpu:[0-9a-f]{12}", Recipe("cpu", {"Dockerfile": b""}, "BASE", "p:1").tag)
+    assert re.fullmatch(r"labdock/cpu:[0-9a-f]{12}", Recipe("cpu", {"Dockerfile": b""}, "p:1").tag)
 
 
-def test_every_image_comes_after_the_one_it_stands_on() -> None:
-    images = image_set(folders(), {})
-    have = {DEBIAN_TAG}
-    for recipe in images.in_order():
-        assert recipe.parent in have
-        have.add(recipe.tag)
-    assert [recipe.name for recipe in images.in_order()] == ["base", "a-cuda", "cpu", "server", "simulation"]
+@pytest.mark.parametrize("name", PARENTS)
+def test_a_lineage_begins_with_what_stands_on_debian_and_has_no_gap(name: str) -> None:
+    lineage = image_set(folders(), {}).lineage(name)
+    assert lineage[0].parent == DEBIAN_TAG
+    assert lineage[-1].name == name
+    assert all(above.parent == below.tag for below, above in pairwise(lineage))
+
+
+def test_every_image_that_people_may_be_offered_has_its_files() -> None:
+    images = read_images()
+    assert set(images.recipes) == set(PARENTS)
+    assert all(b"ARG PARENT" in images.recipes[name].files["Dockerfile"] for name in PARENTS)
+    assert {"Dockerfile", "requirements.lock"} <= images.adaptation.keys()
 
 
 def test_a_change_of_the_base_changes_every_tag() -> None:
-    changed = folders()
-    changed["base"]["Dockerfile"] = b"FROM z"
-    before, after = tags(image_set(folders(), {})), tags(image_set(changed, {}))
-    assert before.keys() == after.keys()
-    assert all(before[name] != after[name] for name in before)
+    other = folders()
+    other["base"]["Dockerfile"] = b"FROM z"
+    assert changed(image_set(folders(), {}), image_set(other, {})) == set(PARENTS)
 
 
-def test_a_change_of_one_image_changes_its_tag_alone() -> None:
-    before, after = tags(image_set(folders(), {})), tags(image_set(folders(extra=b"x"), {}))
-    assert [name for name in before if before[name] != after[name]] == ["cpu"]
+def test_a_change_of_one_image_changes_what_stands_on_it_and_nothing_below() -> None:
+    assert changed(image_set(folders(), {}), image_set(folders(extra=b"x"), {})) == {
+        name for name in PARENTS if name == "cpu" or PARENTS[name] == "cpu"
+    }
 
 
 def test_the_package_is_part_of_the_server_image_alone() -> None:
     before, after = image_set(folders(), {"x.py": b"1"}), image_set(folders(), {"x.py": b"2"})
-    assert [name for name in tags(before) if tags(before)[name] != tags(after)[name]] == ["server"]
+    assert changed(before, after) == {"server"}
     assert after.server.files["labdock/x.py"] == b"2"
 
 
 def test_the_simulated_driver_is_in_its_own_image_and_in_no_other() -> None:
     one, other = ({"simulation/x.py": data, "core/errors.py": b"", "hub/y.py": b""} for data in (b"1", b"2"))
     before, after = image_set(folders(), one), image_set(folders(), other)
-    assert [name for name in tags(before) if tags(before)[name] != tags(after)[name]] == ["simulation"]
+    assert changed(before, after) == {"simulation"}
     assert {path for path in after.simulation.files if path.startswith("labdock/")} == {
         "labdock/simulation/x.py",
         "labdock/core/errors.py",
     }
+
+
+def test_the_hubs_version_is_the_one_its_image_pins() -> None:
+    assert image_set(folders(), {}).hub_version == "6.1.1"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", read_images().hub_version)

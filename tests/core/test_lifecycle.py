@@ -9,8 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labdock.core.image import DEBIAN_TAG, image_set
-from labdock.core.lifecycle import FOLDERS, Act, Found, Plan, Step, Wanted, plan_down, plan_engine, plan_up
+from labdock.core.image import DEBIAN_TAG, PARENTS, Recipe, image_set
+from labdock.core.lifecycle import (
+    FOLDERS,
+    Act,
+    Found,
+    Making,
+    Plan,
+    Step,
+    Wanted,
+    plan_down,
+    plan_engine,
+    plan_images,
+    plan_up,
+)
+from labdock.core.shelf import Release
 
 FILES = {"instance.json": "a", "compose.yaml": "b", "parts/hub/hub.json": "c"}
 SECRETS = ("api_token", "crypt_key")
@@ -24,12 +37,12 @@ def wanted(
     settings: str = "s",
     simulation: bool = False,
 ) -> Wanted:
-    folders = ("base", "server", "simulation", "cpu", "torch")
-    images = image_set({name: {"Dockerfile": base} for name in folders}, {"x.py": b""})
+    images = image_set({name: {"Dockerfile": base} for name in PARENTS}, {"x.py": b""})
     parts = dict.fromkeys(PARTS, (images.server.tag, settings))
     if simulation:
         parts["simulation"] = (images.simulation.tag, settings)
-    return Wanted(images, notebooks, FILES, SECRETS, parts, simulation)
+    makings = tuple(Making(name, images.lineage(name)) for name in notebooks)
+    return Wanted(images, makings, FILES, SECRETS, parts, simulation)
 
 
 NOTHING = Found(frozenset(), {}, frozenset(), frozenset(), {})
@@ -48,14 +61,14 @@ def everything(want: Wanted) -> Found:
 
 def carried_out(plan: Plan, want: Wanted, found: Found) -> Found:
     """What is there after *plan*; a build fails without the image it stands on."""
-    recipes = {recipe.name: recipe for recipe in want.recipes()}
+    recipes = {recipe.tag: recipe for recipe in want.recipes()}
     for step in plan:
         match step.act:
             case Act.GET_DEBIAN:
                 found = replace(found, tags=found.tags | {step.subject})
             case Act.BUILD:
                 assert recipes[step.subject].parent in found.tags
-                found = replace(found, tags=found.tags | {recipes[step.subject].tag})
+                found = replace(found, tags=found.tags | {step.subject})
             case Act.MAKE_FOLDER:
                 found = replace(found, folders=found.folders | {step.subject})
             case Act.MAKE_SECRET:
@@ -90,9 +103,7 @@ def subset(values: frozenset[str]) -> st.SearchStrategy[frozenset[str]]:
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[Wanted, Found]:
     """A wish, and anything that an interrupted run or an older version may have left."""
-    want = wanted(
-        notebooks=draw(st.sampled_from([("cpu",), ("cpu", "torch")])), simulation=draw(st.booleans())
-    )
+    want = wanted(simulation=draw(st.booleans()))
     whole = everything(want)
     found = Found(
         tags=draw(subset(whole.tags)),
@@ -170,15 +181,14 @@ def test_the_first_plan_is_the_whole_way_in_order() -> None:
         Act.WRITE,
         Act.START_PARTS,
     ]
-    assert [step.subject for step in plan_up(wanted(), NOTHING) if step.act is Act.BUILD] == [
-        "base",
-        "cpu",
-        "server",
-    ]
+    builds = [step.subject for step in plan_up(wanted(), NOTHING) if step.act is Act.BUILD]
+    assert builds == [wanted().images.base.tag, wanted().images.server.tag]
 
 
-def test_an_image_that_nobody_may_choose_is_not_built() -> None:
-    assert "torch" not in {step.subject for step in plan_up(wanted(), NOTHING)}
+def test_parts_that_are_there_need_no_base() -> None:
+    """So images that came in a file, without what they stand on, are enough."""
+    want = wanted()
+    assert plan_up(want, replace(everything(want), tags=frozenset({want.images.server.tag}))) == ()
 
 
 def test_debian_is_got_only_when_the_base_must_be_built() -> None:
@@ -196,7 +206,7 @@ def test_new_settings_restart_the_parts_and_build_nothing() -> None:
 def test_simulated_cards_need_an_image_a_folder_and_a_part_more() -> None:
     plan = plan_up(wanted(simulation=True), everything(wanted()))
     assert [step.text for step in plan][-1] == "Start simulation"
-    assert {step.subject for step in plan} == {"simulation"}
+    assert {step.subject for step in plan} == {wanted().images.simulation.tag, "simulation"}
     assert acts(plan) == [Act.BUILD, Act.MAKE_FOLDER, Act.START_PARTS]
 
 
@@ -207,7 +217,82 @@ def test_a_part_that_is_no_longer_wanted_is_removed() -> None:
 
 def test_a_new_version_builds_before_it_replaces_anything() -> None:
     plan = plan_up(wanted(base=b"2"), everything(wanted()))
-    assert acts(plan) == [Act.BUILD, Act.BUILD, Act.BUILD, Act.START_PARTS]
+    assert acts(plan) == [Act.BUILD, Act.BUILD, Act.START_PARTS]
+
+
+# The notebook images.
+
+
+def release_of(making: Making) -> Release:
+    return Release(f"labdock-lab/{making.image}:{making.version}", "2026-11-25T12:00:00+00:00", 1)
+
+
+def published(want: Wanted, found: Found) -> Found:
+    """What is there once every image of *want* is offered."""
+    shelves = found.shelves
+    tags = found.tags
+    for making in want.notebooks:
+        release = release_of(making)
+        shelves = shelves.having(making.image, shelves.of(making.image).publish(release))
+        tags |= {release.reference, *(recipe.tag for recipe in making.recipes)}
+    return replace(found, tags=tags, shelves=shelves)
+
+
+def test_images_are_built_from_the_ground_then_checked_then_published() -> None:
+    want = wanted(notebooks=("torch",))
+    (making,) = want.notebooks
+    plan = plan_images(want, NOTHING)
+    assert acts(plan) == [Act.GET_DEBIAN, *[Act.BUILD] * 4, Act.CHECK, Act.PUBLISH]
+    assert [step.subject for step in plan[1:5]] == [recipe.tag for recipe in making.recipes]
+    assert {step.image for step in plan} == {"torch"}
+
+
+def test_what_two_images_stand_on_is_built_once() -> None:
+    plan = plan_images(wanted(notebooks=("cpu", "torch")), NOTHING)
+    subjects = [step.subject for step in plan if step.act is Act.BUILD]
+    assert len(subjects) == len(set(subjects)) == 4
+
+
+def test_an_image_that_is_there_needs_nothing_below_it() -> None:
+    want = wanted(notebooks=("torch",))
+    found = replace(NOTHING, tags=frozenset({want.notebooks[0].tag}))
+    assert acts(plan_images(want, found)) == [Act.CHECK, Act.PUBLISH]
+
+
+def test_a_change_above_builds_only_what_stands_on_it() -> None:
+    want = wanted(notebooks=("torch",))
+    found = replace(NOTHING, tags=frozenset({want.notebooks[0].recipes[2].tag}))
+    assert next(step.subject for step in plan_images(want, found)) == want.notebooks[0].tag
+
+
+@given(st.sampled_from([("cpu",), ("cpu", "torch"), ("torch", "cpu", "cuda")]))
+def test_offered_images_leave_nothing_to_do(notebooks: tuple[str, ...]) -> None:
+    want = wanted(notebooks=notebooks)
+    assert plan_images(want, published(want, NOTHING)) == ()
+
+
+def test_somebody_elses_image_is_fetched_first_and_only_where_it_is_missing() -> None:
+    images = wanted().images
+    making = Making("own", (Recipe("own-x", {"Dockerfile": b""}, "lab.example/x:1"),), "lab.example/x:1")
+    want = replace(wanted(), images=images, notebooks=(making,))
+    assert acts(plan_images(want, NOTHING)) == [Act.FETCH, Act.BUILD, Act.CHECK, Act.PUBLISH]
+    there = replace(NOTHING, tags=frozenset({"lab.example/x:1"}))
+    assert acts(plan_images(want, there)) == [Act.BUILD, Act.CHECK, Act.PUBLISH]
+
+
+def test_what_was_rolled_back_does_not_come_back_by_itself() -> None:
+    old, new = wanted(), wanted(base=b"2")
+    found = published(new, published(old, NOTHING))
+    shelf = found.shelves.of("cpu").rollback()
+    found = replace(found, shelves=found.shelves.having("cpu", shelf))
+    assert plan_images(new, found) == ()
+    assert acts(plan_images(wanted(base=b"3"), found))[-1] is Act.PUBLISH
+
+
+def test_a_release_whose_image_is_gone_is_made_again() -> None:
+    want = wanted()
+    found = replace(published(want, NOTHING), tags=frozenset())
+    assert acts(plan_images(want, found))[-2:] == [Act.CHECK, Act.PUBLISH]
 
 
 def test_a_secret_that_exists_is_never_made_again() -> None:

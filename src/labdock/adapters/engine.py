@@ -197,7 +197,7 @@ class Engine:
                 on_line(f"{event.get('status', '')}, {mb:.0f} MB left" if mb else event.get("status", ""))
 
     async def save(self, references: Sequence[str], path: Path, *, on_bytes: Callable[[int], None]) -> int:
-        """Write the images *references* to *path*, one tar for all; returns its bytes, and tells them meanwhile.
+        """Write the images *references* to *path*, one tar for all; returns and tells how many bytes.
 
         Raises:
             EngineError: One is not there, or the file cannot be written.

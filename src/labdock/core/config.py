@@ -70,7 +70,9 @@ _SHORT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _IMAGE_ID = r"[a-z0-9][a-z0-9-]{0,29}"
 _IMAGE_PART = r"[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
 _REFERENCE = (
-    rf"(?:(?:{_LABEL}\.)*{_LABEL}(?::{_PORT})?/)?{_IMAGE_PART}(?:/{_IMAGE_PART})*"
+    # What comes before the first slash is a registry only if it looks like one, as the engine has it.
+    rf"(?:(?:(?:{_LABEL}\.)+{_LABEL}(?::{_PORT})?|{_LABEL}:{_PORT}|localhost)/)?"
+    rf"{_IMAGE_PART}(?:/{_IMAGE_PART})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 _APT = r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"
