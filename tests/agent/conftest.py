@@ -24,7 +24,7 @@ def session_image(small_image: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def willful_image(small_image: str) -> Iterator[str]:
-    """An image that others made for their own ends: all cards, root, its own first process, a volume."""
+    """An image that others made for their own ends: all cards, root, another first process, volumes."""
     tag = f"labdock-agent-test:{secrets.token_hex(4)}"
     build_session_image(
         small_image,
@@ -34,6 +34,7 @@ def willful_image(small_image: str) -> Iterator[str]:
         "WORKDIR /opt/theirs",
         'ENTRYPOINT ["/bin/sh", "-c", "exit 7"]',
         "CMD []",
+        "STOPSIGNAL SIGUSR2",
         "VOLUME /data /home/ada",
     )
     yield tag

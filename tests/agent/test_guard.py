@@ -334,6 +334,8 @@ def test_what_a_session_may_run_follows_what_is_published() -> None:
         (("Cmd",), None),
         (("Cmd",), []),
         (("Cmd",), ["bash"]),
+        (("StopSignal",), ""),
+        (("StopSignal",), "SIGKILL"),
         (("User",), "root"),
         (("User",), ""),
         (("User",), "0:0"),

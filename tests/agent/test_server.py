@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,7 +158,10 @@ async def test_nothing_that_an_image_brings_decides_what_a_session_is(
             # The home is the person's own; for the other place the engine makes a volume.
             made = [volumes(engine, one) for one in (name, ends)]
             assert [list(places) for places in made] == [["/data"], ["/data"]]
-            await agent.docker.containers.container(name).delete(force=True)
+            began = time.monotonic()
+            await agent.docker.containers.container(name).stop(t=30)
+            # At the signal that sessions are sent, and not at the image's own.
+            assert time.monotonic() - began < 20
             await agent.start(ends)
             await until(lambda: not engine.containers(), within_s=30)
         left = {volume["Name"] for volume in engine.ask("GET", "/volumes")["Volumes"] or ()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from labdock.core.gpus import LABEL_DRIVER
 from labdock.core.injection import Injection
-from labdock.core.session import SESSION_PORT, SessionSpec
+from labdock.core.session import SESSION_PORT, STOP_SIGNAL, SessionSpec
 
 
 def container_body(spec: SessionSpec) -> dict[str, Any]:
@@ -38,6 +38,8 @@ def container_body(spec: SessionSpec) -> dict[str, Any]:
         "Image": spec.image,
         "Entrypoint": list(spec.entrypoint),
         "Cmd": list(spec.command),
+        # What an image names instead may be one that no notebook server ends at.
+        "StopSignal": STOP_SIGNAL,
         "User": f"{spec.uid}:{spec.gid}",
         "Hostname": spec.hostname,
         "WorkingDir": spec.working_dir,

@@ -27,6 +27,9 @@ SESSION_PORT = 8888
 ENTRYPOINT = ("tini", "-g", "--")
 """A session's first process, whatever its image would start: it collects orphans and passes signals on."""
 
+STOP_SIGNAL = "SIGTERM"
+"""What a session is first told to end with."""
+
 NAMES_TARGET = "/var/lib/extrausers"
 """Where sessions see everybody's names (libnss-extrausers reads passwd and group there)."""
 
