@@ -64,7 +64,12 @@ PACKAGES = {
 }
 """What each layer may use of what others made. One outside system is met in one place."""
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+# What images carry runs in sessions, beside nothing of Labdock.
+MODULES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py" and not path.is_relative_to(PACKAGE / "images")
+)
 
 
 def layer_of(path: Path) -> str:
