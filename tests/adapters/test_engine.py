@@ -376,7 +376,7 @@ async def test_a_build_that_the_engine_breaks_off_is_not_taken_for_done(fake: Wh
             await engine.build(
                 "x:1", {"Dockerfile": b"FROM y\n"}, arguments={}, labels={}, on_line=lambda line: None
             )
-    assert failed.value.details == ("Step : FROM y",)
+    assert failed.value.details == ("Step 1/1 : FROM y",)
 
 
 async def test_an_engine_too_old_is_refused_with_its_version(fake: WholeFakeEngine) -> None:

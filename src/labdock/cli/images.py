@@ -40,7 +40,7 @@ LOOK_TIMEOUT_S = 900.0
 """How long a look into an image may take; the largest import several hundred megabytes each."""
 
 _NOBODY = "65534:65534"
-_MOST_HEADLINE = 5
+_MOST_HEADLINE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +202,14 @@ class Keeper:
             before=before.packages if before else None,
             size_before_bytes=offered.size_bytes if before and offered else None,
         )
-        names = (*facts.labels.get(LABEL_HEADLINE, "").split(), *self._packages(image))
+        # Of the base's and of the lab's own, the first of each.
+        most = _MOST_HEADLINE if not self._packages(image) else _MOST_HEADLINE // 2
+        names = (*facts.labels.get(LABEL_HEADLINE, "").split()[:most], *self._packages(image)[:_MOST_HEADLINE])
         release = Release(
             reference=claim_of(self._instance, image, making.version),
             published_at=datetime.now(UTC).isoformat(timespec="seconds"),
             size_bytes=facts.size_bytes,
-            headline=headline(seen, names)[: _MOST_HEADLINE + 1],
+            headline=headline(seen, names),
             cuda=cuda_of(seen),
         )
         return Checked(findings, release)
