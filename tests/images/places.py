@@ -39,7 +39,11 @@ SAYS = {
     "rivals": "ERROR: ResolutionImpossible: for help visit a page",
     "odd": "ERROR: something else",
 }
-words = [word for word in sys.argv[2:] if not word.startswith("-")]
+words = [
+    word
+    for before, word in zip(sys.argv[1:], sys.argv[2:])
+    if not word.startswith("-") and before != "--only-binary"
+]
 (packages,) = pathlib.Path(sys.prefix, "lib").glob("python*/site-packages")
 print("pip is given", *sys.argv[1:], flush=True)
 for word in words:

@@ -255,6 +255,17 @@ def test_a_rebuild_brings_back_what_was_locked_and_what_was_not(place: Place) ->
     assert len(place.builds) == 1
 
 
+def test_what_came_compiled_is_not_compiled_here(place: Place) -> None:
+    """The source of an old version mostly does not build under a new Python, with pages of errors."""
+    place.env("create", "mine", "numpy", "pure", "built-here")
+    for record in (place.envs / "mine").glob("lib/*/site-packages/*.dist-info"):
+        tag = {"numpy": "cp311-cp311-manylinux_2_17_x86_64", "pure": "py3-none-any"}
+        (record / "WHEEL").write_text(
+            f"Wheel-Version: 1.0\nTag: {tag.get(record.name.split('-')[0], 'cp311-cp311-linux_x86_64')}\n"
+        )
+    assert "pip is given install --only-binary numpy built-here==1.0" in place.env("rebuild", "mine")
+
+
 def test_what_was_asked_for_and_the_image_had_is_asked_for_again(place: Place) -> None:
     """The next image may not have it."""
     place.env("create", "mine", "einops")

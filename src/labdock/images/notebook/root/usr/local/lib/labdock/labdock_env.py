@@ -125,6 +125,20 @@ def pins_in(environment: Path) -> tuple[str, ...]:
     return tuple(sorted(pins, key=str.lower))
 
 
+def ready_made(environment: Path) -> list[str]:
+    """The packages in *environment* that came compiled, for this kind of machine, from the index."""
+    names = []
+    for record in site_packages(environment).glob("*.dist-info"):
+        try:
+            tags = (record / "WHEEL").read_text(errors="replace")
+        except OSError:
+            continue
+        # What was compiled in a session has the plain tag "linux".
+        if re.search(r"^Tag: .*-(?:many|musl)linux", tags, re.MULTILINE):
+            names.append(normal(record.name.partition("-")[0]))
+    return sorted(names)
+
+
 def origin(record: Path, name: str) -> str:
     """How to install a package anew that came from a folder, a file or a repository; "" when it did not."""
     try:
@@ -314,7 +328,7 @@ def install(folder: Path, what: list[str], lock: int, *, quiet: bool) -> str:
 
 def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR:")]
+    errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"]
     return next(reversed(errors or lines), "").removeprefix("ERROR: ")
 
 
@@ -495,20 +509,27 @@ def rebuild(args: argparse.Namespace) -> None:
         locked = {normal(pin) for pin in old.pins}
         pins = [*old.pins, *(pin for pin in pins_in(ENVS / name) if normal(pin) not in locked)]
         if args.newer:
-            # Only a version can be newer; a folder, a file or a commit stays the one it is.
-            pins = [pin.partition("==")[0] if "==" in pin and " @ " not in pin else pin for pin in pins]
+            pins = [unpinned(pin) for pin in pins]
         pinned = {normal(pin) for pin in pins}
         also = [one for one in old.asked if normal(one) not in pinned]
         folder = new_build(name)
         with dropped_unless_done(folder):
             what = [word for pin in pins for word in (pin.split(" ", 1) if pin.startswith("-e ") else [pin])]
-            if said := install(folder, [*what, *also], held, quiet=args.json):
+            # For those, pip would compile the old version's source, mostly in vain: better name them.
+            wheels = [word for one in ready_made(ENVS / name) for word in ("--only-binary", one)]
+            words = [*wheels, *what, *also] if what or also else []
+            if said := install(folder, words, held, quiet=args.json):
                 raise why_not_rebuilt(name, said, args.newer)
-            write_lock(name, folder, old.asked)
+            write_lock(name, folder, tuple(map(unpinned, old.asked)) if args.newer else old.asked)
             take_place(name, folder)
         sweep(name)
         write_kernel(name)
     tell(name, args, f'Built the environment "{name}" anew for Python {PYTHON}. Restart its kernels.')
+
+
+def unpinned(requirement: str) -> str:
+    """*requirement* without its version; a folder, a file or a commit stays the one it is."""
+    return requirement if " @ " in requirement else requirement.partition("==")[0].strip()
 
 
 def why_not_rebuilt(name: str, said: str, newer: bool) -> Failed:
