@@ -58,7 +58,8 @@ class ImageNews:
     advice: str
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.cause, self.now, self.advice) if part)
+        # JupyterLab cuts a long message off: what it means comes before the versions.
+        return " ".join(part for part in (self.cause, self.advice, self.now) if part)
 
 
 def image_news(used: ImageChoice | None, offered: tuple[ImageChoice, ...]) -> ImageNews | None:
