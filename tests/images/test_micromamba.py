@@ -271,6 +271,19 @@ def test_a_file_is_installed_as_it_says(place: Place, conda: Any) -> None:
     file.write_text("channels: [bioconda]\ndependencies: [python]\n")
     _, told = conda("environment.yml")
     assert told[0] == "create -y -p PREFIX -f environment.yml"
+    file.write_text("dependencies: [python]\n")
+    _, told = conda("environment.yml")
+    assert told[0] == "install -y -p PREFIX -f environment.yml -c conda-forge"
+
+
+def test_a_list_of_packages_is_read_and_an_explicit_one_is_micromambas_to_read(
+    place: Place, conda: Any
+) -> None:
+    file = place.home / "list.txt"
+    file.write_text("# ours\nsamtools\nbwa>=0.7  # new\n")
+    assert conda("list.txt", "curl")[1] == ["create -y -p PREFIX -c conda-forge samtools bwa>=0.7 curl"]
+    file.write_text("@EXPLICIT\nhttps://conda.example/a.tar.bz2\n")
+    assert conda("list.txt")[1] == ["install -y -p PREFIX -f list.txt"]
 
 
 def test_a_missing_file_and_wrong_words_are_told_before_anything(conda: Any) -> None:

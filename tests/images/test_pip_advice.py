@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,10 +118,11 @@ def test_pip_is_hooked_once_however_often_an_image_is_built(tmp_path: Path) -> N
     (tmp_path / "pip").mkdir()
     init = tmp_path / "pip/__init__.py"
     init.write_text('"""A stand-in."""\n')
+    shutil.copytree(LIBRARY, tmp_path / "library", ignore=shutil.ignore_patterns("__pycache__"))
+    program = tmp_path / "library/labdock_pip.py"
     for _ in range(2):
-        subprocess.run(
-            [sys.executable, LIBRARY / "labdock_pip.py"], env={"PYTHONPATH": str(tmp_path)}, check=True
-        )
+        subprocess.run([sys.executable, program], env={"PYTHONPATH": str(tmp_path)}, check=True)
     assert init.read_text().count("labdock_pip.look()") == 1
     assert list((tmp_path / "pip/__pycache__").iterdir())
+    assert list((tmp_path / "library/__pycache__").glob("labdock_kernel.*"))
     subprocess.run([sys.executable, "-c", "import pip"], env={"PYTHONPATH": str(tmp_path)}, check=True)

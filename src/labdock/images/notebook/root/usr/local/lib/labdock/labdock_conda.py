@@ -21,18 +21,32 @@ Installs conda packages, or what environment.yml files ask for, into {PREFIX}; f
 In a session, make an environment with: micromamba create -n NAME -c {CHANNEL} PACKAGE"""
 
 
-def wanted(words: list[str]) -> tuple[list[str], list[str]]:
-    """Files and packages among *words*.
+def wanted(words: list[str]) -> list[list[str]]:
+    """What micromamba is asked for, one list of words for each time that it runs.
+
+    A file of plain lines is a list of packages; another one is for micromamba to read.
 
     Raises:
         Failed: A word is a file that is not there.
     """
-    files = [word for word in words if Path(word).is_file()]
-    packages = [word for word in words if word not in files]
-    for word in packages:
-        if word.endswith((".yml", ".yaml", ".txt", ".lock")):
-            raise Failed(f"there is no file {word}. Is it in the folder that the image is built from?")
-    return files, packages
+    packages: list[str] = []
+    asked: list[list[str]] = []
+    for word in words:
+        if not Path(word).is_file():
+            if word.endswith((".yml", ".yaml", ".txt", ".lock")):
+                raise Failed(f"there is no file {word}. Is it in the folder that the image is built from?")
+            packages.append(word)
+            continue
+        text = Path(word).read_text()
+        lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+        if word.endswith((".yml", ".yaml")):
+            named = any(line.startswith("channels:") for line in lines)
+            asked.append(["-f", word, *(() if named else ("-c", CHANNEL))])
+        elif "@EXPLICIT" in lines:
+            asked.append(["-f", word])
+        else:
+            packages += [line for line in lines if line]
+    return asked + ([["-c", CHANNEL, *packages]] if packages else [])
 
 
 def micromamba(*words: str, cache: str) -> None:
@@ -44,10 +58,10 @@ def micromamba(*words: str, cache: str) -> None:
 
 def install(words: list[str]) -> None:
     """Install what *words* ask for, and register a kernel if there is a Python then."""
-    files, packages = wanted(words)
+    asked = wanted(words)
     # What is fetched lies in a folder that goes away: an image keeps no cache.
     with tempfile.TemporaryDirectory(prefix="labdock-conda-", dir=PREFIX.parent) as cache:
-        for one in [["-f", file] for file in files] + ([["-c", CHANNEL, *packages]] if packages else []):
+        for one in asked:
             word = "install" if (PREFIX / "conda-meta").is_dir() else "create"
             micromamba(word, "-y", "-p", str(PREFIX), *one, cache=cache)
         if not (PREFIX / "bin/python").exists():

@@ -141,8 +141,12 @@ def look() -> None:
 
 
 def hook() -> None:
-    """Make the pip of this Python call :func:`look`; a second time changes nothing."""
-    import py_compile  # noqa: PLC0415  when an image is built
+    """Make the pip of this Python call :func:`look`; a second time changes nothing.
+
+    Compiles what is beside this file too: people could not keep the byte code.
+    """
+    import compileall  # noqa: PLC0415  when an image is built
+    import py_compile  # noqa: PLC0415
 
     import pip  # noqa: PLC0415
 
@@ -151,6 +155,7 @@ def hook() -> None:
         if "Added by Labdock" not in file.read():
             file.write(HOOK.format(folder=folder))
     py_compile.compile(pip.__file__, doraise=True)
+    compileall.compile_dir(folder, quiet=1)
 
 
 if __name__ == "__main__":
