@@ -83,6 +83,13 @@ class Stack:
         if any(user["name"] == name for user in self.api.users()):
             self.api.remove_user(name, home="delete")
 
+    def simulate(self, *words: str) -> None:
+        """Change the simulated machine while it runs."""
+        root = str(self.state / "simulation")
+        command = [sys.executable, "-m", "labdock.simulation", "--root", root, "set", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
     async def kill_part(self, part: str) -> None:
         """End the process of *part* with SIGKILL, as a crash would."""
         async with Engine(self.engine_socket) as engine:
@@ -156,9 +163,14 @@ def sweep_left_over(engine_socket: Path) -> None:
 
     async def instances() -> set[str]:
         async with Engine(engine_socket) as engine:
-            return {container.labels.get(LABEL_INSTANCE, "") for container in await engine.containers({})} | {
-                name.rsplit("-", 1)[0] for name, _ in await engine.network_subnets()
-            }
+            return (
+                {container.labels.get(LABEL_INSTANCE, "") for container in await engine.containers({})}
+                | {name.rsplit("-", 1)[0] for name, _ in await engine.network_subnets()}
+                | {
+                    reference.partition("/")[0].removeprefix("labdock-")
+                    for reference in await engine.image_references()
+                }
+            )
 
     for instance in asyncio.run(instances()):
         owner = re.fullmatch(rf"{PREFIX}(\d+)[a-z]*", instance)
@@ -172,3 +184,6 @@ async def _remove_instance(engine_socket: Path, instance: str) -> None:
             await engine.remove(container.name)
         for network in ("sessions", "edge"):
             await engine.remove_network(f"{instance}-{network}")
+        for reference in await engine.image_references():
+            if reference.startswith(f"labdock-{instance}/"):
+                await engine.untag(reference)

@@ -197,7 +197,7 @@ async def test_a_build_shows_its_lines_and_leaves_the_image(engine: Engine, bed:
     (tmp_path / "large").write_text("from a file\n")
     dockerfile = (
         f"FROM {bed.image}\nWORKDIR /context\nCOPY . .\n"
-        "RUN cat data large\nRUN test -x labdock-session -a ! -x data\n"
+        "RUN cat data large\nRUN printf 'two ' >&2; sleep 0.2; echo pieces >&2\nRUN test -x labdock-session -a ! -x data\n"
     )
     lines: list[str] = []
     await engine.build(
@@ -213,6 +213,8 @@ async def test_a_build_shows_its_lines_and_leaves_the_image(engine: Engine, bed:
         on_line=lines.append,
     )
     assert {"from bytes", "from a file"} <= set(lines)
+    # The fake engine keeps what a build writes to standard error to itself.
+    assert "two pieces" in lines or bed.image == WholeFakeEngine.image
     assert all(line.strip() for line in lines)
     assert await engine.has_image(f"{name('built')}:1")
 

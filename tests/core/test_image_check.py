@@ -22,7 +22,13 @@ GOOD = Seen(
 
 
 def judged(seen: Seen, **more: Any) -> dict[str, Finding]:
-    wishes: dict[str, Any] = {"size_bytes": 5_200_000_000, "hub_version": "6.1.1", "driver": None, **more}
+    wishes: dict[str, Any] = {
+        "size_bytes": 5_200_000_000,
+        "hub_version": "6.1.1",
+        "labels": {},
+        "driver": None,
+    }
+    wishes |= more
     return {finding.check: finding for finding in judge(seen, **wishes)}
 
 
@@ -38,6 +44,12 @@ def test_the_notebook_server_is_of_the_hubs_major_version(version: str | None, o
     finding = judged(replace(GOOD, packages=packages))["jupyterhub"]
     assert finding.ok is ok
     assert "the hub is 6.1.1" in finding.seen
+
+
+def test_an_image_cannot_pass_for_a_session_or_for_a_lease() -> None:
+    finding = judged(GOOD, labels={"org.labdock.gpus": "GPU-1", "maintainer": "ada"})["labels"]
+    assert (finding.ok, finding.seen) == (False, "it sets org.labdock.gpus itself")
+    assert judged(GOOD, labels={"org.labdock.frameworks": "torch"})["labels"].ok
 
 
 def test_two_packages_that_own_one_file_are_refused_with_their_names() -> None:

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -327,7 +325,7 @@ async def test_nonsense_is_refused_by_its_field(
 
 
 async def test_a_card_with_a_fault_is_not_given_out_and_is_told(gpu_stack: Stack, gpu_guests: Guests) -> None:
-    simulate(gpu_stack, "card", "0", "fault=lost")
+    gpu_stack.simulate("card", "0", "fault=lost")
     try:
         await until(lambda: _has_fault(gpu_stack, True))
         facts = gpu_stack.facts("gpus")
@@ -338,20 +336,12 @@ async def test_a_card_with_a_fault_is_not_given_out_and_is_told(gpu_stack: Stack
             held = await leases(gpu_stack)
             assert facts["cards"][0]["uuid"] not in held["ada"].cards + held["ben"].cards
     finally:
-        simulate(gpu_stack, "card", "0", "fault=none")
+        gpu_stack.simulate("card", "0", "fault=none")
         await until(lambda: _has_fault(gpu_stack, False))
 
 
 async def _has_fault(stack: Stack, wanted: bool) -> bool:
     return any(card.fault for card in (await report(stack)).inventory.cards) is wanted
-
-
-def simulate(stack: Stack, *words: str) -> None:
-    """Change the simulated machine while it runs."""
-    root = f"{stack.state}/simulation"
-    command = [sys.executable, "-m", "labdock.simulation", "--root", root, "set", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 async def test_after_a_driver_update_new_sessions_work_and_old_ones_are_marked(
@@ -361,7 +351,7 @@ async def test_after_a_driver_update_new_sessions_work_and_old_ones_are_marked(
     assert before is not None
     async with gpu_guests("ada") as ada, gpu_guests("ben") as ben:
         await ada.start(None, gpus=1)
-        simulate(gpu_stack, "driver", "version=580.65.06")
+        gpu_stack.simulate("driver", "version=580.65.06")
         try:
             await until(lambda: _has_driver(gpu_stack, "580.65.06"))
             await ben.start(None, gpus=1)
@@ -371,7 +361,7 @@ async def test_after_a_driver_update_new_sessions_work_and_old_ones_are_marked(
             holders = [h for card in gpu_stack.facts("gpus")["cards"] for h in card["holders"]]
             assert {h["person"]: h["restart_needed"] for h in holders} == {"ada": True, "ben": False}
         finally:
-            simulate(gpu_stack, "driver", f"version={before.version}")
+            gpu_stack.simulate("driver", f"version={before.version}")
             await until(lambda: _has_driver(gpu_stack, before.version))
 
 

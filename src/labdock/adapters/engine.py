@@ -24,6 +24,9 @@ OLDEST_API = (1, 41)
 
 LAST_LINES = 20
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""The engine paints what a build writes to standard error."""
+
 _NO_CONNECTION = 900
 """The status that aiodocker makes up when nobody listens."""
 
@@ -291,8 +294,11 @@ class Engine:
                 forcerm=True,
                 stream=True,
             )
+            rest = ""
             async for event in events:
-                for line in str(event.get("stream", "")).splitlines():
+                # A line may come in several events, and an event may hold several.
+                *whole, rest = (rest + str(event.get("stream", ""))).split("\n")
+                for line in (_COLOUR.sub("", one) for one in whole):
                     if line.strip():
                         begun = re.match(r"Step \d+/\d+ : (.*)", line)
                         step = begun[1] if begun else step

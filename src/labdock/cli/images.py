@@ -197,6 +197,7 @@ class Keeper:
             seen,
             size_bytes=facts.size_bytes,
             hub_version=self._hub_version,
+            labels=facts.labels,
             driver=graphics.driver,
             oldest_compute=graphics.oldest_compute,
             before=before.packages if before else None,
@@ -204,7 +205,10 @@ class Keeper:
         )
         # Of the base's and of the lab's own, the first of each.
         most = _MOST_HEADLINE if not self._packages(image) else _MOST_HEADLINE // 2
-        names = (*facts.labels.get(LABEL_HEADLINE, "").split()[:most], *self._packages(image)[:_MOST_HEADLINE])
+        names = (
+            *facts.labels.get(LABEL_HEADLINE, "").split()[:most],
+            *self._packages(image)[:_MOST_HEADLINE],
+        )
         release = Release(
             reference=claim_of(self._instance, image, making.version),
             published_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from labdock.core.finding import Finding
+from labdock.core.session import SESSION_LABELS
 from labdock.core.shelf import format_gb
 
 LEAST_DRIVER: Mapping[int, tuple[int, ...]] = {
@@ -114,6 +115,7 @@ def judge(
     *,
     size_bytes: int,
     hub_version: str,
+    labels: Mapping[str, str],
     driver: str | None,
     oldest_compute: tuple[int, int] | None = None,
     before: Mapping[str, str] | None = None,
@@ -121,12 +123,13 @@ def judge(
 ) -> tuple[Finding, ...]:
     """What speaks for and against publishing the image.
 
-    *driver* is the version of this machine's driver, None without one; *oldest_compute* is the lowest compute
-    capability among its cards, None where it is not known. *before* are the packages of the image
-    that people use now, with its size.
+    *labels* are the image's own. *driver* is the version of this machine's driver, None without one;
+    *oldest_compute* is the lowest compute capability among its cards, None where it is not known. *before*
+    are the packages of the image that people use now, with its size.
     """
-    return (
+    findings = (
         _hub(seen, hub_version),
+        _labels(labels),
         _clashes(seen),
         _cuda(seen, driver, oldest_compute),
         *(_import(one) for one in seen.imports),
@@ -135,6 +138,7 @@ def judge(
         _size(size_bytes, size_before_bytes),
         *([] if before is None else [_news(seen.packages, before)]),
     )
+    return tuple(replace(finding, fix="") if finding.ok else finding for finding in findings)
 
 
 def _hub(seen: Seen, hub_version: str) -> Finding:
@@ -146,6 +150,17 @@ def _hub(seen: Seen, hub_version: str) -> Finding:
         f"{here or 'not there'}; the hub is {hub_version}",
         f"Take jupyterhub out of what is installed, or write jupyterhub=={hub_version}: "
         "both must have one major version.",
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> Finding:
+    """A container has its image's labels too: one that says what a session holds would be believed."""
+    own = sorted(set(labels) & SESSION_LABELS)
+    return Finding(
+        "labels",
+        not own,
+        f"it sets {', '.join(own)} itself" if own else "none that Labdock reads off a session",
+        "Take these labels out of its Dockerfile: Labdock sets them on each session.",
     )
 
 
@@ -230,7 +245,7 @@ def _start(start: Start) -> Finding:
 
 def _together(seen: Seen) -> Finding:
     if not seen.broken:
-        return Finding("requirements", True, "what the packages ask of each other is there")
+        return Finding("requirements", True, "what packages ask of each other is there")
     more = f" ({len(seen.broken)} such lines)" if len(seen.broken) > 1 else ""
     # pip's resolver is stricter than what works: told, and not held against the image.
     return Finding("requirements", True, f"pip is not content: {seen.broken[0]}{more}")

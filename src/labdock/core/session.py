@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from labdock.core.errors import BadRequestError, StartError
-from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, NO_GPU, GpuRequest
+from labdock.core.gpus import LABEL_DRIVER, LABEL_GPUS, LABEL_GROUPS, NO_GPU, GpuRequest
 from labdock.core.people import LAB_GID, Person, session_home
 from labdock.core.sizes import parse_size
 
@@ -18,6 +18,14 @@ LABEL_PERSON = "org.labdock.person"
 LABEL_IDENTITY = "org.labdock.identity"
 LABEL_IMAGE = "org.labdock.image"
 LABEL_SERVER = "org.labdock.server"
+SESSION_LABELS = frozenset(
+    {
+        *(LABEL_INSTANCE, LABEL_ROLE, LABEL_PERSON, LABEL_IDENTITY, LABEL_IMAGE, LABEL_SERVER),
+        *(LABEL_GPUS, LABEL_GROUPS, LABEL_DRIVER),
+    }
+)
+"""What a session's labels say, and nothing else may."""
+
 ROLE_SESSION = "session"
 ROLE_PART = "part"
 
