@@ -13,8 +13,8 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.doctor_gpus import examine_gpus
-from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance
-from labdock.cli.up import DISK_NEEDED_BYTES, hub_api, parts_of
+from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance, hub_api
+from labdock.cli.up import DISK_NEEDED_BYTES, parts_of
 from labdock.core.compose import LABEL_PART
 from labdock.core.errors import LabdockError
 from labdock.core.finding import Finding

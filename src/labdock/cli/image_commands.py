@@ -25,9 +25,9 @@ from labdock.cli.context import (
     yes_option,
 )
 from labdock.cli.images import Checked, Keeper, list_images
-from labdock.cli.instance import Instance
+from labdock.cli.instance import Instance, hub_api
 from labdock.cli.shelves import Line, read_lines, read_shelves, write_shelves
-from labdock.cli.up import hub_api, keeper_of, read_images
+from labdock.cli.up import keeper_of, read_images
 from labdock.core.errors import HostError
 from labdock.core.finding import Finding
 from labdock.core.image import ImageSet
@@ -165,8 +165,7 @@ def images_check(context: Context, names: tuple[str, ...], as_json: bool) -> Non
         found = {}
         for image in work.chosen(names):
             await keeper.build(image)
-            with console.step(f"Check the image {image}"):
-                found[image] = await keeper.examine(image, anew=True)
+            found[image] = await keeper.inspect(image, anew=True)
         return found
 
     with _alone(context):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -24,6 +24,7 @@ from labdock.cli.shelves import (
     write_look,
     write_shelves,
 )
+from labdock.cli.verify import FREE_CARD, Report, go_the_way
 from labdock.core.errors import BuildError, CheckError, EngineError, LabdockError
 from labdock.core.finding import Finding
 from labdock.core.image import Recipe
@@ -31,7 +32,7 @@ from labdock.core.image_check import Seen, cuda_of, headline, judge
 from labdock.core.lifecycle import Act, Plan, plan_making
 from labdock.core.own_image import OWN, asked_for, explain
 from labdock.core.session import LABEL_IMAGE, LABEL_INSTANCE, LABEL_ROLE, ROLE_SESSION
-from labdock.core.shelf import Release, Shelf, Shelves
+from labdock.core.shelf import TRIAL_SUFFIX, Release, Shelf, Shelves
 
 LABEL_FRAMEWORKS = "org.labdock.frameworks"
 LABEL_HEADLINE = "org.labdock.headline"
@@ -57,10 +58,12 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Graphics:
-    """What this machine asks of an image: the driver's version, the oldest card's compute capability."""
+    """What this machine asks of an image: the driver's version, the cards and the oldest one's capability."""
 
     driver: str | None = None
     oldest_compute: tuple[int, int] | None = None
+    cards: int = 0
+    simulated: bool = False
 
 
 class Keeper:
@@ -160,10 +163,41 @@ class Keeper:
         Raises:
             CheckError: It must not be published as it is.
         """
-        with self._console.step(f"Check the image {image}"):
-            checked = await self.examine(image, anew=anew)
+        checked = await self.inspect(image, anew=anew)
         self._must_be_fit(image, checked)
         return checked
+
+    async def inspect(self, image: str, *, anew: bool = False) -> Checked:
+        """As ``check``, whatever is found; what is well so far also computes on a card, if there is one."""
+        with self._console.step(f"Check the image {image}"):
+            checked = await self.examine(image, anew=anew)
+            if not checked.ok or not checked.release.cuda:
+                return checked
+            return replace(checked, findings=(*checked.findings, await self._compute(image, checked.release)))
+
+    async def _compute(self, image: str, release: Release) -> Finding:
+        """What a computation on a card of this machine shows, in a session of a throw-away administrator."""
+        graphics = await read_graphics(self._instance)
+        if not graphics.cards:
+            return Finding("computation", True, "no GPU here: not tried")
+        if graphics.simulated:
+            return Finding("computation", True, "the GPUs are simulated and compute nothing: not tried")
+        before = self.shelves.of(image)
+        await self._engine.tag(self._lines[image].making.tag, release.reference)
+        self.remember(image, before.trying(release))
+        report = Report(None)
+        try:
+            ok = await go_the_way(self._instance, image + TRIAL_SUFFIX, report, gpu=True, admin=True)
+        finally:
+            self.remember(image, before)
+        failed = next((proof for proof in report.proofs if not proof.ok), None)
+        if failed is not None and failed.step == FREE_CARD:
+            return Finding("computation", True, f"not tried: {failed.cause}")
+        seconds = sum(proof.seconds for proof in report.proofs)
+        seen = f"{failed.step}: {failed.cause}" if failed else f"as on the CPU, in {seconds:.0f} s"
+        return Finding(
+            "computation", ok, seen, "`labdock verify --gpu` tries the site's own image the same way."
+        )
 
     def _must_be_fit(self, image: str, checked: Checked) -> None:
         wrong = [finding for finding in checked.findings if not finding.ok]
@@ -293,7 +327,9 @@ async def read_graphics(instance: Instance) -> Graphics:
     if inventory.driver is None:
         return Graphics()
     known = [card.compute for card in inventory.cards if card.compute is not None]
-    return Graphics(inventory.driver.version, min(known, default=None))
+    return Graphics(
+        inventory.driver.version, min(known, default=None), len(inventory.cards), inventory.simulated
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.config_file import read_config
+from labdock.adapters.hub_api import HubApi
 from labdock.core.compose import PARTS, SIMULATION, Places
 from labdock.core.config import Config
 from labdock.core.errors import HostError
@@ -167,3 +168,24 @@ def _config_path(chosen: Chosen, record: Record | None) -> Path | None:
         return Path(record.config)
     here = Path(DEFAULT_CONFIG).absolute()
     return here if here.exists() else None
+
+
+def hub_api(instance: Instance) -> HubApi:
+    """The hub of *instance*, through its own edge.
+
+    Raises:
+        HostError: This instance was never brought up, or belongs to another user.
+    """
+    listen = instance.config.site.listen
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not listened on
+    address = everywhere.get(listen.address, listen.address)
+    address = f"[{address}]" if ":" in address else address
+    try:
+        token = (instance.state / "secrets/api_token").read_text().strip()
+    except FileNotFoundError as error:
+        raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.") from error
+    except PermissionError as error:
+        raise HostError(
+            f"The secrets in {instance.state} may not be read.", fix="Run as the user who ran `labdock up`."
+        ) from error
+    return HubApi(f"http://{address}:{listen.port}", token)

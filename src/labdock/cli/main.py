@@ -32,7 +32,7 @@ from labdock.cli.context import (
     yes_option,
 )
 from labdock.cli.image_commands import images
-from labdock.cli.instance import Chosen, Instance, config_file
+from labdock.cli.instance import Chosen, Instance, config_file, hub_api
 from labdock.cli.operate import (
     follow_logs,
     home_question,
@@ -192,7 +192,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     await up_module.wait_until_ready(instance, engine, console, situation.deployment.simulated_gpus)
     url = instance.config.site.url
     first_admin = instance.config.login.admins[0]
-    api = up_module.hub_api(instance)
+    api = hub_api(instance)
     known = {user["name"]: user["state"] for user in api.users()}
     link = api.first_link() if known.get(first_admin) != "active" else None
     gpus = gpus_module.in_words(await gpus_module.read_report(instance))
@@ -388,7 +388,7 @@ def users() -> None:
 def users_add(context: Context, name: str, admin: bool, as_json: bool) -> None:
     """Make an account and print its invitation link."""
     console = context.console(as_json=as_json)
-    made = up_module.hub_api(context.instance()).add_user(name, admin=admin)
+    made = hub_api(context.instance()).add_user(name, admin=admin)
     console.facts(
         made,
         lambda: _say_link(
@@ -403,7 +403,7 @@ def users_add(context: Context, name: str, admin: bool, as_json: bool) -> None:
 def users_list(context: Context, as_json: bool) -> None:
     """List everybody with an account."""
     console = context.console(as_json=as_json)
-    people = up_module.hub_api(context.instance()).users()
+    people = hub_api(context.instance()).users()
     console.facts(
         people,
         lambda: console.table(
@@ -429,7 +429,7 @@ def users_list(context: Context, as_json: bool) -> None:
 def users_reset(context: Context, name: str, as_json: bool) -> None:
     """Print a link with which NAME sets a new password."""
     console = context.console(as_json=as_json)
-    made = up_module.hub_api(context.instance()).reset_user(name)
+    made = hub_api(context.instance()).reset_user(name)
     console.facts(
         made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made)
     )
@@ -452,7 +452,7 @@ def users_remove(
         console.say(f"  would: End the sessions and sign-ins of {name}, remove the account, {home} the home")
         return
     console.confirm(f"Remove {name} and {home} the home?", yes=yes)
-    done = up_module.hub_api(context.instance()).remove_user(name, home=home)
+    done = hub_api(context.instance()).remove_user(name, home=home)
     kept = f"The home is kept in {done['home']}." if done["home"] else "The home is deleted."
     console.facts(
         done,

@@ -15,10 +15,9 @@ from pathlib import Path
 from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
-from labdock.adapters.hub_api import HubApi
 from labdock.cli.console import Console
 from labdock.cli.images import Keeper
-from labdock.cli.instance import RECORD, Instance, Record
+from labdock.cli.instance import RECORD, Instance, Record, hub_api
 from labdock.cli.making import Maker
 from labdock.cli.shelves import SHELVES, Line, claim_of, read_lines, read_shelves, shelf_files
 from labdock.core.compose import (
@@ -312,27 +311,6 @@ def run_compose(instance: Instance, arguments: tuple[str, ...], *, on_line: Call
         environment={"DOCKER_HOST": f"unix://{instance.engine_socket}"},
         failure="Compose failed.",
     )
-
-
-def hub_api(instance: Instance) -> HubApi:
-    """The hub of *instance*, through its own edge.
-
-    Raises:
-        HostError: This instance was never brought up, or belongs to another user.
-    """
-    listen = instance.config.site.listen
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not listened on
-    address = everywhere.get(listen.address, listen.address)
-    address = f"[{address}]" if ":" in address else address
-    try:
-        token = (instance.state / "secrets/api_token").read_text().strip()
-    except FileNotFoundError as error:
-        raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.") from error
-    except PermissionError as error:
-        raise HostError(
-            f"The secrets in {instance.state} may not be read.", fix="Run as the user who ran `labdock up`."
-        ) from error
-    return HubApi(f"http://{address}:{listen.port}", token)
 
 
 async def wait_until_ready(instance: Instance, engine: Engine, console: Console, simulated_gpus: int) -> None:

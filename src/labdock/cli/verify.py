@@ -9,14 +9,15 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.resources import files as package_files
+from pathlib import Path
 from typing import Any, TypeVar
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.hub_api import HubApi
 from labdock.adapters.visitor import Visitor
 from labdock.cli.console import Console
-from labdock.cli.instance import Instance
-from labdock.cli.up import hub_api
+from labdock.cli.instance import Instance, hub_api
 from labdock.core.allocation import Held, allocate
 from labdock.core.errors import DriverError, HubError, LabdockError
 from labdock.core.gpus import GpuRequest, GpuRules, Holder
@@ -24,21 +25,10 @@ from labdock.core.gpus import GpuRequest, GpuRules, Holder
 Result = TypeVar("Result")
 
 FILE = "labdock-verify.txt"
+FREE_CARD = "Find a card that is free"
+COMPUTE_TIMEOUT_S = 300.0
+"""The first use of a large framework on a GPU loads gigabytes and compiles."""
 
-
-MATRIX_PRODUCT = """
-try:
-    import torch
-except ImportError:
-    print("This image has no framework that computes on a GPU: left out.")
-else:
-    if not torch.cuda.is_available():
-        raise SystemError("PyTorch finds no GPU.")
-    a = torch.rand(1024, 1024, device="cuda", dtype=torch.float64)
-    difference = ((a @ a).cpu() - a.cpu() @ a.cpu()).abs().max().item()
-    assert difference < 1e-6, difference
-    print(f"1024 x 1024 on {torch.cuda.get_device_name()}: differs from the CPU by {difference:.1e}.")
-"""
 
 Way = Callable[[Visitor, str, str | None, "Report"], Awaitable[None]]
 """What is proven with a person who is signed in: visitor, name, image, report."""
@@ -55,10 +45,10 @@ class Proof:
 
 
 class Report:
-    """Runs steps, prints each as it ends, and keeps them."""
+    """Runs steps, prints each as it ends, if there is a *console*, and keeps them."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console | None) -> None:
+        self._say = console.say if console is not None else lambda text: None
         self.proofs: list[Proof] = []
 
     async def prove(self, step: str, work: Awaitable[Result]) -> Result:
@@ -76,14 +66,14 @@ class Report:
     def show(self, text: str) -> None:
         """What a step printed, below it."""
         for line in text.rstrip().splitlines():
-            self._console.say(f"    {line}")
+            self._say(f"    {line}")
 
     def _keep(self, step: str, begun: float, cause: str) -> None:
         proof = Proof(step, not cause, round(time.monotonic() - begun, 2), cause)
         self.proofs.append(proof)
-        self._console.say(f"{'✓' if proof.ok else '✗'} {step}  {proof.seconds:.2f} s")
+        self._say(f"{'✓' if proof.ok else '✗'} {step}  {proof.seconds:.2f} s")
         if cause:
-            self._console.say(f"    {cause}")
+            self._say(f"    {cause}")
 
 
 def verify(instance: Instance, *, image: str | None, gpu: bool, console: Console) -> dict[str, Any]:
@@ -92,12 +82,7 @@ def verify(instance: Instance, *, image: str | None, gpu: bool, console: Console
     With *gpu* the session gets a card, and a cell must see that card and no other.
     """
     report = Report(console)
-    api = hub_api(instance)
-    name = f"verify-{secrets.token_hex(3)}"
-    way = (
-        partial(_prove_gpu, AgentClient(instance.agent_socket), instance.config.gpus) if gpu else _go_the_way
-    )
-    ok = asyncio.run(_verify(instance.config.site.url, api, name, image, report, way))
+    ok = asyncio.run(go_the_way(instance, image, report, gpu=gpu))
     result = {"ok": ok, "steps": [asdict(proof) for proof in report.proofs]}
     seconds = sum(proof.seconds for proof in report.proofs)
     words = (
@@ -109,9 +94,24 @@ def verify(instance: Instance, *, image: str | None, gpu: bool, console: Console
     return result
 
 
-async def _verify(url: str, api: HubApi, name: str, image: str | None, report: Report, way: Way) -> bool:
+async def go_the_way(
+    instance: Instance, image: str | None, report: Report, *, gpu: bool, admin: bool = False
+) -> bool:
+    """Whether every step worked, of a throw-away person's whole way or, with *gpu*, of a card's.
+
+    An *admin* may also start from an image that is not published yet.
+    """
+    api, name = hub_api(instance), f"verify-{secrets.token_hex(3)}"
+    agent = AgentClient(instance.agent_socket)
+    way = partial(_prove_gpu, agent, instance.config.gpus) if gpu else _prove_session
+    return await _verify(instance.config.site.url, api, name, image, report, way, admin=admin)
+
+
+async def _verify(
+    url: str, api: HubApi, name: str, image: str | None, report: Report, way: Way, *, admin: bool
+) -> bool:
     try:
-        invitation = await report.prove(f"Invite {name}", asyncio.to_thread(api.add_user, name, admin=False))
+        invitation = await report.prove(f"Invite {name}", asyncio.to_thread(api.add_user, name, admin=admin))
     except LabdockError:
         return False
     ok = True
@@ -135,7 +135,7 @@ async def _prove_gpu(
     agent: AgentClient, rules: GpuRules, visitor: Visitor, name: str, image: str | None, report: Report
 ) -> None:
     prove = report.prove
-    await prove("Find a card that is free", _free_card(agent, rules))
+    await prove(FREE_CARD, _free_card(agent, rules))
     await prove("Start a session with a GPU", visitor.start(image, gpus=1))
     held = await prove("Ask the agent which card it holds", _cards_of(agent, name))
     await prove("Get a token", visitor.take_token())
@@ -147,7 +147,9 @@ async def _prove_gpu(
     if (await agent.gpus()).inventory.simulated:
         report.show("The card is simulated: it computes nothing, so no matrices are multiplied.")
     else:
-        report.show(await prove("Multiply two matrices on it", visitor.run_cell(kernel, MATRIX_PRODUCT)))
+        script = (Path(str(package_files("labdock"))) / "images/check/compute").read_text()
+        answer = visitor.run_cell(kernel, script, timeout_s=COMPUTE_TIMEOUT_S)
+        report.show(await prove("Compute on it, and compare with the CPU", answer))
     await prove("Stop the session", visitor.stop())
     await prove("See the card free again", _free_again(agent, name))
 
@@ -196,7 +198,7 @@ async def _free_again(agent: AgentClient, name: str) -> None:
         raise HubError(f"{name}'s lease is still there after the session was stopped.")
 
 
-async def _go_the_way(visitor: Visitor, name: str, image: str | None, report: Report) -> None:
+async def _prove_session(visitor: Visitor, name: str, image: str | None, report: Report) -> None:
     prove = report.prove
     mark = secrets.token_hex(8)
     await prove("Start a session", visitor.start(image))
