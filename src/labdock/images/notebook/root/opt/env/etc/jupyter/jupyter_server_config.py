@@ -8,8 +8,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from jupyter_core.paths import jupyter_path
-
 LABDOCK = "/usr/local/lib/labdock"
 if LABDOCK not in sys.path:
     sys.path.append(LABDOCK)
@@ -21,8 +19,6 @@ c.ServerApp.jpserver_extensions = {**labdock_lazy.OFF, "notebook_shim": False, "
 c.LabApp.check_for_updates_class = "labdock_updates.NewerImage"
 # The environment is read-only: a manager that offers to install could only fail.
 c.LabApp.extension_manager = "readonly"
-# The default, less a folder of IPython 2 that it imports all of IPython to find.
-c.KernelSpecManager.kernel_dirs = jupyter_path("kernels")
 
 
 def first_number(*paths):

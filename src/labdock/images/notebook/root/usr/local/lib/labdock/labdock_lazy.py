@@ -12,7 +12,7 @@ import asyncio
 from importlib.metadata import entry_points
 from typing import Any
 
-from jupyter_server.utils import url_path_join
+from jupyter_server.utils import url_path_join  # type: ignore[import-not-found]  # in images
 from tornado.routing import Matcher, Router, Rule
 
 # Each group is loaded together and in this order.
@@ -46,7 +46,7 @@ class Below(Matcher):
                 return {}
         return {} if self.named(parts[0]) else None
 
-    def named(self, first: str) -> bool:  # noqa: ARG002, PLR6301  for those that know more
+    def named(self, first: str) -> bool:
         return False
 
 
@@ -69,7 +69,7 @@ class BelowProxied(Below):
         return first in self._found
 
 
-class Lazy(Router):  # type: ignore[misc]  # tornado's, which has no type information in images
+class Lazy(Router):
     """Loads the extensions *names* at the first request, and hands that one to the server again."""
 
     def __init__(self, server: Any, names: tuple[str, ...]) -> None:
