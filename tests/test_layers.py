@@ -49,8 +49,10 @@ MAY_IMPORT = {
     "cli": {"core", "adapters", "cli", "__version__"},
     # The driver's stand-in knows nothing of Labdock but how errors look.
     "simulation": {"core", "simulation"},
+    # What fetches from outside for everybody has nothing of the others with it.
+    "packages": {"core", "packages"},
     # It starts the part that a container is told to be.
-    "parts": {"agent"},
+    "parts": {"agent", "packages"},
 }
 
 PACKAGES = {
@@ -60,6 +62,7 @@ PACKAGES = {
     "hub": {"aiohttp", "argon2", "jinja2", "jupyterhub", "sqlalchemy", "tornado", "traitlets"},
     "cli": {"click", "rich"},
     "simulation": set[str](),
+    "packages": {"proxpi", "requests", "waitress", "werkzeug"},
     "parts": set[str](),
 }
 """What each layer may use of what others made. One outside system is met in one place."""

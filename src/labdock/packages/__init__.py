@@ -1,0 +1,1 @@
+"""The part that fetches Python packages for all sessions, and keeps what it fetched."""
