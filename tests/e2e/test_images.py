@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, expect
 
 from labdock.adapters.engine import Engine
 from labdock.adapters.visitor import Visitor
+from labdock.cli.up import read_images
 from labdock.core.errors import HubError
 from labdock.core.prune import CONTENT
 from labdock.simulation.machine import DEFAULT_DRIVER
@@ -355,3 +356,104 @@ def test_the_start_page_says_what_each_image_holds_and_home_tells_of_a_newer_one
     finally:
         context.close()
         stack.remove("grace")
+
+
+THEIRS = """\
+FROM {base}
+RUN python3 -m venv /opt/theirs
+RUN /opt/theirs/bin/pip install --no-cache-dir --no-deps jupyterhub==5.4.4 toolz
+ENV PATH=/opt/theirs/bin:$PATH NVIDIA_VISIBLE_DEVICES=all
+VOLUME /scratch
+USER root
+ENTRYPOINT ["/bin/false"]
+CMD []
+"""
+"""Somebody's image: root, every card, another hub's jupyterhub, a volume, nothing that could be started."""
+
+
+async def build_theirs(stack: Stack, tag: str, dockerfile: str) -> None:
+    text = dockerfile.format(base=read_images().base.tag).encode()
+    async with Engine(stack.engine_socket) as engine:
+        await engine.build(tag, {"Dockerfile": text}, arguments={}, labels={}, on_line=lambda line: None)
+
+
+async def forget(stack: Stack, tag: str) -> None:
+    async with Engine(stack.engine_socket) as engine:
+        await engine.untag(tag)
+
+
+async def test_somebodys_image_becomes_one_that_a_session_runs_from(stack: Stack) -> None:
+    tag, guests = "lab.example/theirs:1", guests_of(stack)
+    await build_theirs(stack, tag, THEIRS)
+    try:
+        with stack.config.open("a") as config:
+            config.write(f"  - {{id: theirs, label: Theirs, base: '{tag}', pip: [six]}}\n")
+        done = await asyncio.to_thread(stack.labdock, "images", "publish", "theirs")
+        assert done.returncode == 0, done.stderr
+        async with guests("ada") as ada:
+            await ada.start("theirs")
+            await ada.take_token()
+            kernel = await ada.kernel()
+            code = (
+                "import os, toolz, six, jupyterhub; print(os.environ['NVIDIA_VISIBLE_DEVICES'], "
+                "os.getuid() > 200000, jupyterhub.__version__.split('.')[0])"
+            )
+            assert await ada.run_cell(kernel, code) == "void True 6\n"
+            assert "labdock-env" in await ada.run_cell(kernel, "!pip install toolz2")
+    finally:
+        await forget(stack, tag)
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "words"),
+    [
+        ("FROM {base}\nRUN rm /usr/bin/apt-get\n", "images[2].base: the image has no apt-get"),
+        (
+            "FROM {base}\nRUN printf '#!/bin/sh\\necho 3.9.1\\nexit 1\\n' > /usr/bin/python3\n",
+            "images[2].base: ",
+        ),
+    ],
+)
+async def test_an_image_that_cannot_be_made_fit_is_refused_with_the_reason(
+    stack: Stack, dockerfile: str, words: str
+) -> None:
+    tag = "lab.example/unfit:1"
+    await build_theirs(stack, tag, dockerfile)
+    try:
+        with stack.config.open("a") as config:
+            config.write(f"  - {{id: theirs, base: '{tag}'}}\n")
+        done = await asyncio.to_thread(stack.labdock, "up")
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert stack.facts("status")["ok"]
+    finally:
+        await forget(stack, tag)
+
+
+def test_an_image_that_no_registry_has_is_told_by_its_name(stack: Stack) -> None:
+    with stack.config.open("a") as config:
+        config.write("  - {id: theirs, base: 'localhost:1/nobody/has-this:1'}\n")
+    done = stack.labdock("images", "build", "theirs")
+    assert done.returncode == 1
+    assert "localhost:1/nobody/has-this:1 cannot be fetched" in done.stderr
+
+
+async def test_a_dockerfile_stands_on_the_base_it_is_given(stack: Stack) -> None:
+    (stack.folder / "robot").mkdir()
+    (stack.folder / "robot/Dockerfile").write_text(
+        "ARG BASE\nFROM ${BASE}\nCOPY words.txt /opt/words.txt\nRUN test -x /opt/env/bin/python\n"
+    )
+    (stack.folder / "robot/words.txt").write_text("hello robot\n")
+    with stack.config.open("a") as config:
+        config.write("  - {id: theirs, base: builtin/cpu, dockerfile: robot/Dockerfile}\n")
+    done = await asyncio.to_thread(stack.labdock, "images", "publish", "theirs")
+    assert done.returncode == 0, done.stderr
+    async with guests_of(stack)("ada") as ada:
+        await ada.start("theirs")
+        await ada.take_token()
+        assert await ada.run_cell(await ada.kernel(), "!cat /opt/words.txt") == "hello robot\r\n"
+    (stack.folder / "robot/Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nRUN make robot\n")
+    done = await asyncio.to_thread(stack.labdock, "images", "build", "theirs")
+    assert done.returncode == 1
+    assert "images[2].dockerfile: A step of the Dockerfile failed." in done.stderr
+    assert "make" in done.stderr

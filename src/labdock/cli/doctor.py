@@ -135,11 +135,10 @@ async def _agent(instance: Instance) -> list[Finding]:
     except LabdockError as error:
         return [Finding("agent answers", False, error.message, "`labdock restart agent`")]
     if not problems:
-        return [Finding("sessions kept apart", True, "the firewall rules are in place")]
-    return [
-        Finding("sessions kept apart", False, problem, "`labdock logs agent` says more.")
-        for problem in problems
-    ]
+        return [
+            Finding("agent", True, "the rules that keep sessions apart and the list of images are in place")
+        ]
+    return [Finding("agent", False, problem, "`labdock logs agent` says more.") for problem in problems]
 
 
 def _hub(instance: Instance) -> Finding:

@@ -22,6 +22,11 @@ from labdock.core.image import (
 
 REGISTRY_TIMEOUT_S = 60.0
 IMAGE_LABEL = "org.labdock.image-of"
+SOURCES = "etc/apt/sources.list.d/debian.sources"
+SOURCES_INSIDE = "opt/labdock/debian.sources"
+RELEASE_INSIDE = "@release@"
+"""What stands for the release in SOURCES_INSIDE, which ``adapt`` fills in."""
+
 DISK_FULL_BYTES = 64 * 2**20
 """With less than this left, a build that failed most likely failed for want of room."""
 
@@ -99,9 +104,10 @@ class Maker:
                 raise
 
     def _machine(self, recipe: Recipe) -> dict[str, bytes]:
-        """This machine's settings for *recipe*; package sources are of one release, so the base's alone."""
-        return {
-            HOST_PREFIX + path: data
-            for path, data in self._build_settings().files.items()
-            if recipe.name == "base" or not path.startswith("etc/apt/sources")
-        }
+        """This machine's settings for *recipe*; which Debian an image of the lab's has is known inside."""
+        files = dict(self._build_settings().files)
+        if recipe.name != "base":
+            files = {path: data for path, data in files.items() if not path.startswith("etc/apt/sources")}
+            sources = read_build_settings(os.environ, RELEASE_INSIDE).files.get(SOURCES, b"")
+            files[SOURCES_INSIDE] = sources
+        return {HOST_PREFIX + path: data for path, data in files.items()}
