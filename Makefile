@@ -1,5 +1,5 @@
 # Thin: each target makes its environment and calls one program.
-.PHONY: up test test-gpu check bench demo lock wheels clean
+.PHONY: up test test-images test-gpu check bench demo lock wheels clean
 
 up: ## Set up and start Labdock on this machine
 	@scripts/env host
@@ -12,6 +12,11 @@ test: ## Everything: lint, types, unit tests, the real engine, the whole stack, 
 	@.venv/bin/python -m ruff format --check
 	@.venv/bin/python -m mypy
 	@.venv/bin/python -m pytest
+
+test-images: ## Build every built-in image, check it, and write the page of sizes and versions; tens of gigabytes
+	@scripts/env dev
+	@scripts/prepare-tests
+	@.venv/bin/python -m pytest -m images tests/builtin
 
 test-gpu: ## What only a real card can show; on a machine with one, from the folder wheels where there is no registry
 	@test -e /proc/driver/nvidia/version || { echo "No NVIDIA driver runs on this machine: there is nothing to try." >&2; exit 1; }

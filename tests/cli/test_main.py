@@ -14,6 +14,7 @@ from aiohttp import web
 from ruamel.yaml import YAML
 
 from labdock import __version__
+from labdock.adapters import host
 from labdock.adapters.config_file import read_config
 from labdock.cli.up import read_images
 from labdock.core.config_docs import json_schema, reference_markdown
@@ -185,6 +186,15 @@ def test_init_writes_what_its_flags_say_and_the_file_is_taken(labdock: Command, 
     assert str(config.site.listen) == "0.0.0.0:80"
     assert config.login.admins == ("mia", "carl")
     assert (config.limits.memory_bytes, config.limits.cpus) == (None, 2.5)
+
+
+def test_init_offers_pytorch_on_a_machine_with_cards(
+    labdock: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "nvidia_folders", lambda: ("/usr",))
+    assert labdock("init").code == 0
+    torch, cpu = read_config(tmp_path / "labdock.yaml").images
+    assert (torch.base, torch.default, cpu.base, cpu.default) == ("builtin/torch", True, "builtin/cpu", False)
 
 
 def test_init_asks_nothing_where_nobody_can_answer(labdock: Command, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ GOOD = Seen(
     start=Start(0.6, 0.5, "", (("aiohttp", 40), ("jinja2", 20))),
     broken=(),
     cuda=("12.9", "13.0"),
+    installed_bytes=5_000_000_000,
 )
 
 

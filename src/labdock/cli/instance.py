@@ -11,7 +11,7 @@ from pathlib import Path
 from labdock.adapters import host
 from labdock.adapters.config_file import read_config
 from labdock.adapters.hub_api import HubApi
-from labdock.core.compose import PARTS, SIMULATION, Places
+from labdock.core.compose import SIMULATION, Places, parts_of
 from labdock.core.config import Config
 from labdock.core.errors import HostError
 
@@ -76,7 +76,8 @@ class Instance:
     def parts(self) -> tuple[str, ...]:
         """The parts that this instance is made of."""
         simulated = self.record is not None and self.record.simulated_gpus > 0
-        return (SIMULATION, *PARTS) if simulated else PARTS
+        parts = parts_of(self.config)
+        return (SIMULATION, *parts) if simulated else parts
 
     @property
     def agent_socket(self) -> Path:

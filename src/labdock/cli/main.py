@@ -58,6 +58,12 @@ def _instance_name(context: click.Context, parameter: click.Parameter, value: st
     return value
 
 
+GPU_IMAGES = [
+    {"id": "torch", "label": "PyTorch", "base": "builtin/torch", "default": True},
+    {"id": "cpu", "label": "Python (CPU)", "base": "builtin/cpu"},
+]
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labdock")
 @click.option(
@@ -135,6 +141,8 @@ def init(
             "memory": answer(memory, "Memory for one session", "8G"),
             "cpus": _number(answer(cpus, "Processors for one session", "4")),
         },
+        # On a machine with NVIDIA hardware people come for this; the check tells of a driver that is too old.
+        **({"images": GPU_IMAGES} if host.nvidia_folders() else {}),
     }
     text = sample_yaml(values)
     if dry_run:
@@ -309,7 +317,7 @@ def status(context: Context, as_json: bool) -> None:
 )
 @pass_context
 def logs(context: Context, who: str | None, follow: bool, lines: int) -> None:
-    """Show what a part (agent, proxy, hub, edge) or a person's session printed; without a name, all parts."""
+    """Show what a part (agent, proxy, packages, hub, edge) or a session printed; with no name, all parts."""
     console = context.console()
     instance = context.instance()
     if (

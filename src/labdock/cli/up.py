@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.build_settings import read_pip_settings
 from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
 from labdock.cli.console import Console
 from labdock.cli.images import Keeper
@@ -394,6 +395,7 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         simulated_gpus=record.simulated_gpus,
         simulation_image=images.simulation.tag,
         cdi=CDI_FOLDER in facts.cdi_folders,
+        pip=read_pip_settings(),
     )
 
 

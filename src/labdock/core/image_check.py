@@ -32,6 +32,8 @@ NAMES = {
     "tensorflow-cpu": "TensorFlow",
     "keras": "Keras",
     "numpy": "NumPy",
+    "scipy": "SciPy",
+    "matplotlib": "Matplotlib",
     "scikit-learn": "scikit-learn",
     "opencv-python-headless": "OpenCV",
     "jupyterlab": "JupyterLab",
@@ -70,8 +72,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look into an image found. *packages* maps a distribution to its version; *cuda* are the CUDA
-    releases it carries or says it needs, lowest first; *broken* are pip's own words."""
+    """What one look into an image found.
+
+    *packages* maps a distribution to its version, and *installed_bytes* is what all of them take; *cuda* are
+    the CUDA releases it carries or says it needs, lowest first; *broken* are pip's own words.
+    """
 
     python: str
     packages: Mapping[str, str]
@@ -80,6 +85,7 @@ class Seen:
     start: Start
     broken: tuple[str, ...]
     cuda: tuple[str, ...]
+    installed_bytes: int
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -107,6 +113,7 @@ class Seen:
             start=Start(start["seconds"], start["cpu_seconds"], start["error"], slowest),
             broken=tuple(data["broken"]),
             cuda=tuple(sorted(data["cuda"], key=_numbers)),
+            installed_bytes=data["installed_bytes"],
         )
 
 
