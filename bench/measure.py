@@ -266,6 +266,7 @@ class Bench:
                 Unit.SECONDS,
                 ours=mine.cpu_seconds,
                 stock=theirs.cpu_seconds,
+                floor=Floor(Rule.RATIO_AT_MOST, 0.5),
             ),
         )
 

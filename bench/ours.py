@@ -29,7 +29,8 @@ from labdock.core.session import LABEL_INSTANCE, container_name
 
 _TAGS = (
     "import json; from labdock.cli.up import read_images; from labdock.core.image import DEBIAN_TAG; "
-    "recipes = read_images().in_order(); "
+    "images = read_images(); "
+    "recipes = [one for name in ('server', 'simulation', 'cpu') for one in images.lineage(name)]; "
     "print(json.dumps({'debian': DEBIAN_TAG} | {recipe.name: recipe.tag for recipe in recipes}))"
 )
 
@@ -63,8 +64,8 @@ class Ours:
             _replace(copy / "core/image.py", '"labdock/debian:{DEBIAN_RELEASE}"', f'"{self._debian}"')
             _replace(
                 copy / "images/base/Dockerfile",
-                "FROM ${DEBIAN}\n",
-                f"FROM ${{DEBIAN}}\nLABEL org.labdock.bench-cold={self._stage.run}\n",
+                "FROM ${PARENT}\n",
+                f"FROM ${{PARENT}}\nLABEL org.labdock.bench-cold={self._stage.run}\n",
             )
         (self._folder / "labdock.yaml").write_text(f"site:\n  name: Bench\n  url: {self.url}\n")
         tags = await self._run((sys.executable, "-c", _TAGS), lambda line: None)
