@@ -12,6 +12,7 @@ import click
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.instance import Chosen, Instance, find_instance
+from labdock.core.errors import LabdockError
 from labdock.core.lifecycle import Plan
 
 Result = TypeVar("Result")
@@ -58,3 +59,10 @@ def show_plan(plan: Plan, console: Console) -> None:
             console.say("Nothing to do.")
 
     console.facts(steps, lines)
+
+
+def tell(error: LabdockError) -> None:
+    """*error* for people, on standard error."""
+    click.echo(f"labdock: {error}", err=True)
+    for line in error.details:
+        click.echo(f"    {line}", err=True)

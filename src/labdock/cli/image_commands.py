@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import click
 
@@ -21,6 +21,7 @@ from labdock.cli.context import (
     as_json_option,
     dry_run_option,
     pass_context,
+    tell,
     with_engine,
     yes_option,
 )
@@ -28,7 +29,7 @@ from labdock.cli.images import Checked, Keeper, list_images
 from labdock.cli.instance import Instance, hub_api
 from labdock.cli.shelves import Line, read_lines, read_shelves, write_shelves
 from labdock.cli.up import keeper_of, read_images
-from labdock.core.errors import HostError
+from labdock.core.errors import HostError, HubError, LabdockError
 from labdock.core.finding import Finding
 from labdock.core.image import ImageSet
 from labdock.core.shelf import TRIAL_SUFFIX, Shelves, format_gb
@@ -60,6 +61,35 @@ class Work:
         return tuple(store.one_of(self.lines, name).image.id for name in names) or tuple(
             line.image.id for line in self.lines
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Each(Generic[Result]):
+    """What came of several images: what was done, and why the others failed."""
+
+    done: dict[str, Result]
+    failed: dict[str, LabdockError]
+
+    def why(self) -> dict[str, str]:
+        return {image: str(error) for image, error in self.failed.items()}
+
+    def end(self) -> None:
+        """Tell what failed, and end with 1 if anything did."""
+        for error in self.failed.values():
+            tell(error)
+        if self.failed:
+            raise SystemExit(1)
+
+
+async def each(names: tuple[str, ...], work: Callable[[str], Awaitable[Result]]) -> Each[Result]:
+    """Do *work* for each of *names*; one that fails keeps none of the others from it."""
+    found: Each[Result] = Each({}, {})
+    for image in names:
+        try:
+            found.done[image] = await work(image)
+        except LabdockError as error:
+            found.failed[image] = error
+    return found
 
 
 def _work(context: Context, console: Console, work: Callable[[Work], Awaitable[Result]]) -> Result:
@@ -126,9 +156,8 @@ def images_build(context: Context, names: tuple[str, ...], fresh: bool, as_json:
             shelves = shelves.having(image, shelves.of(image).anew())
         write_shelves(work.instance, shelves)
 
-    async def build(work: Work) -> dict[str, bool]:
-        keeper = work.keeper()
-        return {image: await keeper.build(image) for image in work.chosen(names)}
+    async def build(work: Work) -> Each[bool]:
+        return await each(work.chosen(names), work.keeper().build)
 
     with _alone(context):
         if fresh:
@@ -136,11 +165,13 @@ def images_build(context: Context, names: tuple[str, ...], fresh: bool, as_json:
         built = _work(context, console, build)
 
     def lines() -> None:
-        for image, changed in built.items():
+        for image, changed in built.done.items():
             console.say(f"{image}: {'built' if changed else 'is built already, nothing changed'}.")
-        console.say("Next: `labdock images check`, then `labdock images publish`.")
+        if built.done:
+            console.say("Next: `labdock images check`, then `labdock images publish`.")
 
-    console.facts({"built": built}, lines)
+    console.facts({"built": built.done, "failed": built.why()}, lines)
+    built.end()
 
 
 def show_findings(image: str, findings: tuple[Finding, ...], console: Console) -> None:
@@ -160,20 +191,21 @@ def images_check(context: Context, names: tuple[str, ...], as_json: bool) -> Non
     """Look into built images: versions, conflicts, CUDA, imports, start time, size; without a name, all."""
     console = context.console(as_json=as_json)
 
-    async def check(work: Work) -> dict[str, Checked]:
+    async def check(work: Work) -> Each[Checked]:
         keeper = work.keeper()
-        found = {}
-        for image in work.chosen(names):
+
+        async def one(image: str) -> Checked:
             await keeper.build(image)
-            found[image] = await keeper.inspect(image, anew=True)
-        return found
+            return await keeper.inspect(image, anew=True)
+
+        return await each(work.chosen(names), one)
 
     with _alone(context):
         checked = _work(context, console, check)
-    ok = all(one.ok for one in checked.values())
+    ok = not checked.failed and all(one.ok for one in checked.done.values())
 
     def lines() -> None:
-        for image, one in checked.items():
+        for image, one in checked.done.items():
             show_findings(image, one.findings, console)
         console.say(
             "Every check passed. Next: `labdock images publish`." if ok else "Not fit to be published."
@@ -181,9 +213,10 @@ def images_check(context: Context, names: tuple[str, ...], as_json: bool) -> Non
 
     plain = {
         image: {"ok": one.ok, "findings": [asdict(finding) for finding in one.findings]}
-        for image, one in checked.items()
+        for image, one in checked.done.items()
     }
-    console.facts({"ok": ok, "images": plain}, lines)
+    console.facts({"ok": ok, "images": plain, "failed": checked.why()}, lines)
+    checked.end()
     if not ok:
         raise SystemExit(1)
 
@@ -196,24 +229,28 @@ def images_publish(context: Context, names: tuple[str, ...], as_json: bool) -> N
     """Build and check images, and make them the choice for new sessions; without a name, all."""
     console = context.console(as_json=as_json)
 
-    async def publish(work: Work) -> dict[str, str]:
+    async def publish(work: Work) -> Each[str]:
         keeper = work.keeper()
-        published = {}
-        for image in work.chosen(names):
+
+        async def one(image: str) -> str:
             await keeper.build(image)
             await keeper.check(image)
-            published[image] = (await keeper.publish(image)).words()
-        return published
+            return (await keeper.publish(image)).words()
+
+        return await each(work.chosen(names), one)
 
     with _alone(context):
         published = _work(context, console, publish)
-    console.facts(
-        {"published": published},
-        lambda: console.say(
-            "Sessions that run stay as they are. Next: `labdock images list`; "
-            "`labdock images rollback IMAGE` takes it back."
-        ),
-    )
+
+    def lines() -> None:
+        if published.done:
+            console.say(
+                "Sessions that run stay as they are. Next: `labdock images list`; "
+                "`labdock images rollback IMAGE` takes it back."
+            )
+
+    console.facts({"published": published.done, "failed": published.why()}, lines)
+    published.end()
 
 
 @images.command("rollback")
@@ -276,8 +313,14 @@ def images_try(context: Context, image: str, person: str | None, end: bool, as_j
         await keeper.build(image)
         release = await keeper.try_out(image)
         api: HubApi = hub_api(instance)
-        with console.step(f"Start it for {who}"):
-            await asyncio.to_thread(api.start_session, who, {"image": image + TRIAL_SUFFIX})
+        try:
+            with console.step(f"Start it for {who}"):
+                await asyncio.to_thread(api.start_session, who, {"image": image + TRIAL_SUFFIX})
+        except HubError as error:
+            raise HubError(
+                f"It is not started for {who}: {error.message}",
+                fix=f"Administrators find it on their start page. If {who} has a session, stop it first.",
+            ) from error
         return {"image": image, "url": f"{instance.config.site.url}/hub/home", "holds": release.words()}
 
     with _alone(context):

@@ -154,7 +154,7 @@ class Keeper:
         steps = plan_making(making, tags)
         await self.apply(tuple(steps))
         if image in self.failures:
-            raise self.failures[image]
+            raise self.failures.pop(image)
         return bool(steps)
 
     async def check(self, image: str, *, anew: bool = False) -> Checked:

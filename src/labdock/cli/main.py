@@ -28,6 +28,7 @@ from labdock.cli.context import (
     dry_run_option,
     pass_context,
     show_plan,
+    tell,
     with_engine,
     yes_option,
 )
@@ -527,13 +528,6 @@ def config_schema() -> None:
 
 
 cli.add_command(images)
-
-
-def tell(error: LabdockError) -> None:
-    """*error* for people, on standard error."""
-    click.echo(f"labdock: {error}", err=True)
-    for line in error.details:
-        click.echo(f"    {line}", err=True)
 
 
 def main() -> None:

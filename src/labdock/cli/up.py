@@ -35,7 +35,7 @@ from labdock.core.compose import (
     part_files,
 )
 from labdock.core.errors import HostError
-from labdock.core.image import DEBIAN_TAG, ImageSet, image_set
+from labdock.core.image import DEBIAN_TAG, ROOM_GB, ImageSet, image_set
 from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_images, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
 from labdock.core.shelf import Shelves
@@ -157,7 +157,6 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
     Raises:
         HostError: The port is taken, the disk too full, a shared folder missing.
     """
-    acts = {step.act for step in (*situation.plan, *situation.images)}
     listen = instance.config.site.listen
     starting = {
         part for step in situation.plan if step.act is Act.START_PARTS for part in step.subject.split()
@@ -174,11 +173,18 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
     _refuse_lost_homes(instance)
     root = Path(facts.root_dir)
     free = host.free_bytes(root if root.exists() else instance.state)
-    if Act.BUILD in acts and free < DISK_NEEDED_BYTES:
+    builds = {
+        step.subject.removeprefix("labdock/").partition(":")[0]
+        for step in (*situation.plan, *situation.images)
+        if step.act is Act.BUILD
+    }
+    needed = DISK_NEEDED_BYTES + sum(ROOM_GB.get(name, 0) for name in builds) * 10**9
+    if builds and free < needed:
         raise HostError(
             f"{free / 2**30:.1f} GiB are free where Docker keeps its images ({facts.root_dir}); "
-            f"the images need {DISK_NEEDED_BYTES / 2**30:.0f} GiB.",
-            fix="Make room, then run the command again.",
+            f"building {', '.join(sorted(builds))} takes {needed / 2**30:.0f} GiB.",
+            fix="Make room (`labdock images prune` removes what nobody uses), or offer fewer images; "
+            "then run the command again.",
         )
     for folder in instance.config.storage.shared:
         if folder.path is not None and not Path(folder.path).is_dir():

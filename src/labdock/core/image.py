@@ -29,6 +29,17 @@ PARENTS = {
 BUILTINS = ("cpu", "cuda", "torch", "torch-cu12", "tensorflow", "tensorflow-cpu", "deeptools")
 """The notebook images that people may be offered, as ``builtin/<name>``."""
 
+ROOM_GB = {
+    "cuda": 3,
+    "torch": 13,
+    "torch-cu12": 12,
+    "tensorflow": 12,
+    "tensorflow-cpu": 4,
+    "deeptools": 20,
+}
+"""The disk that building an image takes beside what is below it, in gigabytes: about twice its size, while
+wheels and their contents both lie there. What is not named here takes little."""
+
 HOST_PREFIX = "host/"
 """Below this path a build finds this machine's own settings; they are not part of what an image is."""
 
