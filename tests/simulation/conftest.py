@@ -21,7 +21,7 @@ def simulation_image(small_image: str, engine_socket: Path) -> str:
     async def build() -> None:
         async with Engine(engine_socket) as engine:
             if not await engine.has_image(recipe.tag):
-                arguments = {recipe.parent_argument: recipe.parent}
+                arguments = {recipe.argument: recipe.parent}
                 await engine.build(recipe.tag, recipe.files, arguments=arguments, labels={}, on_line=print)
 
     asyncio.run(build())

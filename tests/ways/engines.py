@@ -124,7 +124,7 @@ def _contained(folder: Path) -> list[int]:
 
 def engine_image(base: str) -> str:
     """The image with Docker 26 that stands on *base*; it is built once, and stays."""
-    recipe = Recipe("test-engine", {"Dockerfile": ENGINE_DOCKERFILE}, "BASE", base)
+    recipe = Recipe("test-engine", {"Dockerfile": ENGINE_DOCKERFILE}, base, "BASE")
 
     async def build() -> None:
         async with Engine(DOCKER_SOCKET) as engine:
