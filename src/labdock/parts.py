@@ -1,4 +1,4 @@
-"""What a container of the server image runs: ``python -m labdock.parts agent|proxy|hub|edge|clean``."""
+"""What a container of the server image runs: ``python -m labdock.parts agent|proxy|hub|edge|…``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def run_proxy() -> None:
     )
 
 
+def run_packages() -> None:
+    from labdock.packages.main import main  # noqa: PLC0415  each part loads its own and no more
+
+    sys.exit(main(sys.argv[2:], STATE))
+
+
 def run_hub() -> None:
     os.environ["JUPYTERHUB_CRYPT_KEY"] = (SECRETS / "crypt_key").read_text().strip()
     # The service user has no entry in passwd; libraries that ask for a name or a home get one.
@@ -74,6 +80,7 @@ def _become(*command: str) -> None:
 PARTS: Mapping[str, Callable[[], None]] = {
     "agent": run_agent,
     "proxy": run_proxy,
+    "packages": run_packages,
     "hub": run_hub,
     "edge": run_edge,
     "clean": run_clean,

@@ -93,6 +93,13 @@ def test_the_last_rule_drops_whatever_no_rule_before_it_accepts() -> None:
     assert rules[1] == ("!", "-o", "br0", "-j", "RETURN")
 
 
+def test_what_else_sessions_may_reach_is_one_port_of_one_address() -> None:
+    rules = chain_rules("br0", "10.0.0.3", "10.0.0.2", (("10.0.0.4", 8082),))
+    more = [rule for rule in rules if rule not in chain_rules("br0", "10.0.0.3", "10.0.0.2")]
+    assert more == [("-d", "10.0.0.4/32", "-p", "tcp", "-m", "tcp", "--dport", "8082", "-j", "ACCEPT")]
+    assert rules[-1] == ("-j", "DROP")
+
+
 async def test_the_rules_are_made_once_and_then_left_alone() -> None:
     filter_ = FakeIptables()
     wall = firewall(filter_)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +28,7 @@ from labdock.core.errors import HostError, RefusedError
 from labdock.core.gpus import LABEL_DRIVER, LABEL_GPUS, LABEL_GROUPS
 from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, forget, register
 from labdock.core.session import LABEL_IMAGE, SERVER_NAME_PATTERN, Limits
+from labdock.core.site import package_cache
 from tests.agent.builders import IMAGES, agent_rules, good_body, name_query, people
 
 RULES = agent_rules()
@@ -284,10 +286,52 @@ def test_a_variable_that_could_do_harm_is_refused(item: object) -> None:
     assert refused(put(GOOD, ("Env",), [*GOOD["Env"], item])) == f"Env[{last}]"
 
 
-@pytest.mark.parametrize("key", ["HOME", "USER", "LOGNAME", "SHELL", "NVIDIA_VISIBLE_DEVICES"])
+@pytest.mark.parametrize(
+    "key", ["HOME", "USER", "LOGNAME", "SHELL", "LABDOCK_IMAGE", "NVIDIA_VISIBLE_DEVICES"]
+)
 def test_a_fixed_variable_has_one_value(key: str) -> None:
     index = next(i for i, item in enumerate(GOOD["Env"]) if item.startswith(f"{key}="))
     assert refused(put(GOOD, ("Env", index), f"{key}=other")) == f"Env[{index}]"
+
+
+CACHE = package_cache("10.213.0.4", {"trusted-host": "mirror.lab.example"})
+
+
+def with_variables(environment: Mapping[str, str]) -> Any:
+    body = copy.deepcopy(GOOD)
+    body["Env"] += [f"{key}={value}" for key, value in environment.items()]
+    return body
+
+
+def test_a_session_may_be_told_of_the_package_cache_that_is_in_the_rules_and_need_not() -> None:
+    rules = replace(RULES, packages=CACHE)
+    body = with_variables(CACHE.environment)
+    assert same_json(check_create(body, QUERY, rules, REGISTRY, IMAGES), body)
+    assert same_json(check_create(GOOD, QUERY, rules, REGISTRY, IMAGES), GOOD)
+
+
+@pytest.mark.parametrize("key", sorted(CACHE.environment))
+def test_no_session_is_told_to_take_packages_from_elsewhere(key: str) -> None:
+    rules, last = replace(RULES, packages=CACHE), len(GOOD["Env"])
+    for value in ("", "http://10.213.0.5:8082/index/", f"{CACHE.environment[key]} ", "https://evil.example/"):
+        assert refused(with_variables({key: value}), rules=rules) == f"Env[{last}]"
+    # Where the part is not run, not even the right value passes.
+    assert refused(with_variables({key: CACHE.environment[key]})) == f"Env[{last}]"
+
+
+@pytest.mark.parametrize(
+    "key", ["PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT", "UV_INDEX", "PIP_PROXY"]
+)
+def test_nothing_else_of_pip_or_uv_can_be_set(key: str) -> None:
+    body = with_variables({key: CACHE.environment["PIP_INDEX_URL"]})
+    assert refused(body, rules=replace(RULES, packages=CACHE)) == f"Env[{len(GOOD['Env'])}]"
+
+
+def test_a_session_is_told_its_own_image_and_no_other() -> None:
+    index = next(i for i, item in enumerate(GOOD["Env"]) if item.startswith("LABDOCK_IMAGE="))
+    assert GOOD["Env"][index] == f"LABDOCK_IMAGE={GOOD['Image']}"
+    for other in ("labdock/cpu:1", "", "labdock/torch:7"):
+        assert refused(put(GOOD, ("Env", index), f"LABDOCK_IMAGE={other}")) == f"Env[{index}]"
 
 
 def test_cards_are_hidden_in_every_session() -> None:
@@ -305,7 +349,7 @@ def test_a_refusal_never_tells_a_value_of_the_request(path: tuple[Any, ...]) -> 
 def test_the_image_must_be_one_of_those_that_the_label_names() -> None:
     assert refused(put(GOOD, ("Image",), "labdock/torch:7")) == "Image"
     for reference in IMAGES["cpu"]:
-        body = put(GOOD, ("Image",), reference)
+        body = good_body(RULES, ADA, images={"cpu": (reference,)})
         assert check_create(body, QUERY, RULES, REGISTRY, IMAGES)["Image"] == reference
 
 

@@ -21,13 +21,14 @@ from labdock.adapters.firewall import Firewall, chain_name
 from labdock.agent.network import NetworkKeeper
 from labdock.core.errors import EngineError
 from labdock.core.shelf import allowed_to_json
+from labdock.core.site import PACKAGES_PORT
 from tests.adapters.test_firewall import FakeIptables
 from tests.agent.engines import RealEngine, docker
 from tests.agent.harness import until
 
 LISTEN = """
 import select, socket
-listening = [socket.create_server(("", port)) for port in (8081, 8001, 8888)]
+listening = [socket.create_server(("", port)) for port in (8081, 8082, 8001, 8888)]
 while True:
     for one in select.select(listening, [], [])[0]:
         one.accept()[0].close()
@@ -37,7 +38,7 @@ CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.ar
 
 @dataclass(frozen=True)
 class Network:
-    """A sessions' network with hub, proxy and two sessions on it, each listening on 8081, 8001 and 8888."""
+    """A sessions' network with hub, proxy, packages and two sessions, each listening on four ports."""
 
     engine: RealEngine
     firewall: Firewall
@@ -59,7 +60,8 @@ def network(small_image: str) -> Iterator[Network]:
         pytest.skip("packet filter rules take root and iptables")
     prefix = f"10.222.{secrets.randbelow(250)}"
     with RealEngine(small_image, subnet=f"{prefix}.0/24").running() as engine:
-        addresses = {"proxy": f"{prefix}.2", "hub": f"{prefix}.3", "a": f"{prefix}.101", "b": f"{prefix}.102"}
+        hosts = {"proxy": 2, "hub": 3, "packages": 4, "a": 101, "b": 102}
+        addresses = {name: f"{prefix}.{number}" for name, number in hosts.items()}
         for name, address in addresses.items():
             container = engine.add(
                 {
@@ -79,6 +81,7 @@ def network(small_image: str) -> Iterator[Network]:
                 bridge=engine.bridge,
                 hub_ip=addresses["hub"],
                 proxy_ip=addresses["proxy"],
+                also=((addresses["packages"], PACKAGES_PORT),),
             ),
             addresses,
         )
@@ -120,6 +123,16 @@ async def test_sessions_reach_the_hubs_api_and_nobody_else_on_their_network(netw
         assert not network.reaches("a", "hub", 8888)
         assert not network.reaches("a", "proxy", 8001)
         assert not network.reaches("a", "proxy", 8081)
+        assert network.reaches("a", "packages", 8082)
+        assert network.reaches("hub", "packages", 8082)
+        for port in (8001, 8081, 8888):
+            assert not network.reaches("a", "packages", port)
+        for port in (8001, 8082, 8888):
+            assert not network.reaches("packages", "a", port)
+            assert not network.reaches("packages", "proxy", port)
+            assert not network.reaches("packages", "hub", port)
+        assert not network.reaches("a", "hub", 8082)
+        assert not network.reaches("a", "b", 8082)
         assert not network.reaches("a", "169.254.169.254", 80)
         dropped = rules_of(network.engine.instance).splitlines()
         assert any("169.254.169.254" in line and int(line.split()[0]) > 0 for line in dropped)

@@ -274,7 +274,7 @@ def test_a_plan_is_shown_and_nothing_is_done(
     assert done.code == 0
     lines = done.out.splitlines()
     assert lines[0] == "  would: Get Debian to build on"
-    assert "  would: Start agent, proxy, hub, edge" in lines
+    assert "  would: Start agent, proxy, packages, hub, edge" in lines
     # People can sign in while a large image is still being built.
     assert lines[-1] == "  would: Publish the image cpu"
     assert f"  would: Build the image {read_images().base.tag}" in lines
@@ -393,6 +393,7 @@ def test_status_ends_with_1_when_a_part_is_missing_and_tells_which(
     assert {part["part"]: part["status"] for part in done.facts["parts"]} == {
         "agent": "not there",
         "proxy": "not there",
+        "packages": "not there",
         "hub": "running",
         "edge": "not there",
     }

@@ -25,6 +25,7 @@ from labdock.core.compose import (
     hub_settings,
     part_container,
     part_files,
+    parts_of,
 )
 from labdock.core.config import Config, Listen
 from labdock.core.config import Shared as SharedSetting
@@ -58,6 +59,11 @@ def deployment(**changes: Any) -> Deployment:
 
 def with_site(**changes: Any) -> Deployment:
     return deployment(config=replace(Config(), site=replace(Config().site, **changes)))
+
+
+def with_cache(size_bytes: int | None) -> Deployment:
+    storage = replace(Config().storage, package_cache=size_bytes)
+    return deployment(config=replace(Config(), storage=storage))
 
 
 def with_shared(*folders: SharedSetting) -> Deployment:
@@ -106,8 +112,9 @@ def test_as_many_networks_as_there_are_candidates_are_chosen_apart() -> None:
 def test_the_fixed_addresses_are_never_given_to_a_session() -> None:
     network = choose_network("lab", ())
     whole, sessions = ipaddress.ip_network(network.subnet), ipaddress.ip_network(network.session_range)
-    fixed = [ipaddress.ip_address(one) for one in (network.gateway, network.proxy_ip, network.hub_ip)]
-    assert len(set(fixed)) == 3
+    named = (network.gateway, network.proxy_ip, network.hub_ip, network.packages_ip)
+    fixed = [ipaddress.ip_address(one) for one in named]
+    assert len(set(fixed)) == 4
     assert all(one in whole and one not in sessions for one in fixed)
     assert set(sessions) < set(whole)
 
@@ -193,6 +200,62 @@ def test_an_engine_with_cdi_reads_what_the_agent_writes() -> None:
     assert mounts(services(site)["agent"])["/etc/cdi"]["bind"]["create_host_path"]
 
 
+def test_the_part_that_keeps_packages_has_one_folder_one_address_and_an_end_of_its_memory() -> None:
+    site = deployment()
+    part = services(site)["packages"]
+    assert part["command"] == ["packages", str(20 * 2**30)]
+    assert mounts(part)["/var/lib/labdock"]["source"] == "/var/lib/lab/packages"
+    assert len(part["volumes"]) == 1
+    assert part["networks"] == {"sessions": {"ipv4_address": site.network.packages_ip}}
+    assert part["mem_limit"] == "256m"
+
+
+def test_nobody_but_that_part_sees_what_it_keeps() -> None:
+    for part, service in services(deployment()).items():
+        for volume in service["volumes"]:
+            inside = "/var/lib/lab/packages".startswith(f"{volume['source']}/")
+            assert not inside
+            assert (volume["source"] == "/var/lib/lab/packages") == (part == "packages")
+
+
+def test_without_a_package_cache_there_is_no_such_part_and_nobody_is_told_of_it() -> None:
+    site = with_cache(None)
+    assert (
+        list(services(site)) == [part for part in PARTS if part != "packages"] == list(parts_of(site.config))
+    )
+    assert hub_settings(site).packages is None
+    assert agent_rules(site).packages is None
+    assert changed_parts(deployment(), with_cache(2**30)) == ["packages"]
+
+
+def test_sessions_are_told_of_the_package_cache_by_hub_and_agent_alike() -> None:
+    site = deployment(pip={"index-url": "https://mirror.lab.example/simple", "timeout": "60"})
+    url = f"http://{site.network.packages_ip}:8082/index/"
+    cache = hub_settings(site).packages
+    assert cache == agent_rules(site).packages
+    assert cache is not None
+    assert cache.ip == site.network.packages_ip
+    assert cache.environment == {
+        "PIP_INDEX_URL": url,
+        "PIP_TRUSTED_HOST": site.network.packages_ip,
+        "UV_DEFAULT_INDEX": url,
+    }
+
+
+def test_hosts_that_this_machines_pip_trusts_stay_trusted_in_sessions() -> None:
+    site = deployment(pip={"trusted-host": "mirror.lab.example more.lab.example:8443"})
+    cache = agent_rules(site).packages
+    assert cache is not None
+    trusted = cache.environment["PIP_TRUSTED_HOST"].split()
+    assert trusted == [site.network.packages_ip, "mirror.lab.example", "more.lab.example:8443"]
+
+
+def test_where_pip_goes_through_a_proxy_it_goes_on_asking_the_index_itself() -> None:
+    cache = agent_rules(deployment(pip={"proxy": "http://proxy.lab.example:3128"})).packages
+    assert cache is not None
+    assert set(cache.environment) == {"UV_DEFAULT_INDEX"}
+
+
 def test_only_the_edge_listens_on_the_machine() -> None:
     site = with_site(listen=Listen("127.0.0.1", 8123))
     assert {part: service.get("ports") for part, service in services(site).items() if "ports" in service} == {
@@ -208,6 +271,7 @@ def test_a_part_sees_just_the_secrets_it_needs_and_changes_none() -> None:
     assert secrets == {
         "agent": [],
         "proxy": ["/run/labdock/secrets/proxy_token"],
+        "packages": [],
         "hub": ["/run/labdock/secrets"],
         "edge": [],
     }
@@ -316,7 +380,7 @@ def test_whatever_compose_is_told_anew_about_a_part_replaces_it() -> None:
 def test_hub_and_agent_are_told_the_same_of_sessions() -> None:
     site = with_shared(SharedSetting("data", "/data", "admins"), SharedSetting("pool", None, "everybody"))
     hub, agent = hub_settings(site), agent_rules(site)
-    for fact in ("instance", "limits", "shared", "homes_root", "names_dir", "network"):
+    for fact in ("instance", "limits", "shared", "homes_root", "names_dir", "network", "packages"):
         assert getattr(hub, fact) == getattr(agent, fact)
 
 

@@ -335,7 +335,7 @@ def test_a_hostname_is_one_that_dns_allows(name: str, server: str, hostname: str
     assert len(made.hostname) <= 63
 
 
-@pytest.mark.parametrize("part", ["agent", "proxy", "hub", "edge"])
+@pytest.mark.parametrize("part", PARTS)
 def test_no_session_takes_the_name_of_a_part_on_the_network(part: str) -> None:
     made = spec(person=Person("local:1", part, 200_007, f"{part}-200007"))
     assert made.hostname == f"session-{part}"

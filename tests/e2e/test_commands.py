@@ -8,6 +8,7 @@ import json
 import pytest
 
 from labdock.adapters.engine import Engine
+from labdock.core.compose import PARTS
 from tests.stack import Stack
 
 
@@ -43,7 +44,7 @@ def test_status_tells_parts_and_sessions(stack: Stack) -> None:
     found = stack.facts("status")
     assert found["ok"]
     assert [(part["part"], part["status"]) for part in found["parts"]] == [
-        (part, "running") for part in ("agent", "proxy", "hub", "edge")
+        (part, "running") for part in PARTS
     ]
     assert stack.url in stack.labdock("status").stdout
 

@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from labdock.adapters import host
-from labdock.core.compose import bridge_name
+from labdock.core.compose import PARTS, bridge_name
 from tests.stack import Stack, make_stack, running_stack, take_down
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_up_changes_nothing_and_says_so(stack: Stack) -> None:
-    ids = [stack.container_id(f"{stack.instance}-{part}") for part in ("agent", "proxy", "hub", "edge")]
+    ids = [stack.container_id(f"{stack.instance}-{part}") for part in PARTS]
     files = {path: path.stat().st_mtime_ns for path in stack.state.rglob("*.json")}
     done = stack.labdock("up")
     assert done.returncode == 0, done.stderr
     assert "nothing changed" in done.stdout
-    assert [stack.container_id(f"{stack.instance}-{p}") for p in ("agent", "proxy", "hub", "edge")] == ids
+    assert [stack.container_id(f"{stack.instance}-{p}") for p in PARTS] == ids
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert json.loads(stack.labdock("up", "--dry-run", "--json").stdout) == []
 
@@ -70,7 +70,7 @@ def test_the_compose_file_works_by_hand(stack: Stack) -> None:
         env={**os.environ, "DOCKER_HOST": f"unix://{stack.engine_socket}"},
     )
     names = {json.loads(line)["Name"] for line in done.stdout.splitlines()}
-    assert names == {f"{stack.instance}-{part}" for part in ("agent", "proxy", "hub", "edge")}
+    assert names == {f"{stack.instance}-{part}" for part in PARTS}
 
 
 def test_a_taken_port_is_one_clear_message_and_nothing_is_left(

@@ -22,7 +22,7 @@ from labdock.core.errors import AccountError, EngineError, HostError, RefusedErr
 from labdock.core.gpus import LABEL_GPUS, LABEL_GROUPS, GpuReport, GpuRules, Inventory, Lease, Way
 from labdock.core.people import Person
 from labdock.core.session import SESSION_PORT, ImageChoice, Limits
-from labdock.core.site import HubSettings
+from labdock.core.site import HubSettings, package_cache
 from labdock.hub import spawner as spawner_module
 from labdock.hub.cards import Cards
 from labdock.hub.gate import Gate
@@ -256,6 +256,36 @@ async def test_the_container_is_made_as_the_settings_say(bed: Bed) -> None:
     assert body["HostConfig"]["NetworkMode"] == "test"
     assert "JUPYTERHUB_API_TOKEN=s3cret" in body["Env"]
     assert body["Labels"]["org.labdock.identity"] == "local:ada"
+
+
+CACHE = package_cache("10.213.0.4", {})
+
+
+class FakeLook:
+    """A look at the part that keeps packages, which says what it is told to."""
+
+    def __init__(self, *, there: bool) -> None:
+        self.there = there
+
+    async def answers(self) -> bool:
+        return self.there
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_session_is_told_of_the_package_cache_while_it_answers(bed: Bed, there: bool) -> None:
+    await bed.jupyter.listen()
+    spawner = bed.spawner(settings=replace(SPEC_SETTINGS, packages=CACHE))
+    spawner.package_look = FakeLook(there=there)
+    await spawner.start()
+    told = [item for item in bed.engine.containers[NAME].body["Env"] if item.startswith(("PIP_", "UV_"))]
+    wanted = [f"{key}={value}" for key, value in sorted(CACHE.environment.items())]
+    assert told == (wanted if there else [])
+
+
+async def test_a_session_is_told_which_image_it_runs(bed: Bed) -> None:
+    await bed.jupyter.listen()
+    await bed.spawner().start()
+    assert "LABDOCK_IMAGE=cpu:1" in bed.engine.containers[NAME].body["Env"]
 
 
 async def test_the_steps_are_shown_as_they_happen_with_their_seconds(bed: Bed) -> None:

@@ -41,7 +41,7 @@ def read_build_settings(
         files["etc/apt/sources.list.d/debian.sources"] = sources.encode()
         files["etc/apt/sources.list"] = b"# See sources.list.d/debian.sources.\n"
     files |= _apt_proxies()
-    pip, npm = _pip_settings(), _npm_settings()
+    pip, npm = read_pip_settings(), _npm_settings()
     certificates = f"cert = {BUNDLE}\n" if bundle.is_file() else ""
     files["etc/pip.conf"] = ("[global]\n" + certificates + _lines(pip, " = ")).encode()
     cafile = f"cafile={BUNDLE}\n" if bundle.is_file() else ""
@@ -134,7 +134,7 @@ def _apt_proxies() -> dict[str, bytes]:
     return {"etc/apt/apt.conf.d/90labdock": "".join(f"{line}\n" for line in lines).encode()} if lines else {}
 
 
-def _pip_settings() -> dict[str, str]:
+def read_pip_settings() -> dict[str, str]:
     """pip's settings of this machine that also hold inside an image; addresses of local folders do not."""
     found: dict[str, str] = {}
     for line in _output(sys.executable, "-m", "pip", "config", "list").splitlines():

@@ -1,9 +1,9 @@
 """Packet filter rules that keep sessions apart on the one bridge they share.
 
 Docker passes every packet that crosses a bridge through the chain DOCKER-USER first. A chain of our own
-hangs there: the hub and the proxy reach sessions, sessions reach the hub's API and the outside, and
-nothing else gets from one end of the bridge to the other. The bridge itself is made with icc=false,
-so without our chain nobody reaches anybody on it.
+hangs there: the hub and the proxy reach sessions, sessions reach the hub's API, the part that keeps packages,
+and the outside, and nothing else gets from one end of the bridge to the other. The bridge itself is made with
+icc=false, so without our chain nobody reaches anybody on it.
 """
 
 from __future__ import annotations
@@ -53,15 +53,23 @@ def chain_name(instance: str) -> str:
     return f"LABDOCK-{hashlib.sha256(instance.encode()).hexdigest()[:17]}"
 
 
-def chain_rules(bridge: str, hub_ip: str, proxy_ip: str) -> tuple[tuple[str, ...], ...]:
-    """The rules of our chain, in order; it sees every packet that comes in over *bridge*."""
+def chain_rules(
+    bridge: str, hub_ip: str, proxy_ip: str, also: tuple[tuple[str, int], ...] = ()
+) -> tuple[tuple[str, ...], ...]:
+    """The rules of our chain, in order; it sees every packet that comes in over *bridge*.
+
+    *also* are addresses with one TCP port each that sessions may reach beside the hub's API.
+    """
     return (
         ("-d", f"{METADATA_ADDRESS}/32", "-j", "DROP"),
         ("!", "-o", bridge, "-j", "RETURN"),
         ("-s", f"{hub_ip}/32", "-j", "ACCEPT"),
         ("-s", f"{proxy_ip}/32", "-j", "ACCEPT"),
         ("-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"),
-        ("-d", f"{hub_ip}/32", "-p", "tcp", "-m", "tcp", "--dport", str(HUB_PORT), "-j", "ACCEPT"),
+        *(
+            ("-d", f"{ip}/32", "-p", "tcp", "-m", "tcp", "--dport", str(port), "-j", "ACCEPT")
+            for ip, port in ((hub_ip, HUB_PORT), *also)
+        ),
         ("-j", "DROP"),
     )
 
@@ -104,11 +112,12 @@ class Firewall:
         bridge: str,
         hub_ip: str,
         proxy_ip: str,
+        also: tuple[tuple[str, int], ...] = (),
         run: Run = run_program,
         bridge_setting: Path = Path("/proc/sys/net/bridge/bridge-nf-call-iptables"),
     ) -> None:
         self._chain = chain_name(instance)
-        self._rules = chain_rules(bridge, hub_ip, proxy_ip)
+        self._rules = chain_rules(bridge, hub_ip, proxy_ip, also)
         self._jump = f"-A {ENTRY_CHAIN} -i {bridge} -j {self._chain}"
         self._run = run
         self._bridge_setting = bridge_setting

@@ -166,7 +166,7 @@ def check_create(
             "User": _exactly(f"{person.uid}:{person.gid}"),
             "Hostname": _exactly(session_hostname(person.name, server)),
             "WorkingDir": _exactly(home),
-            "Env": _environment(person),
+            "Env": _environment(person, rules, body),
             "Labels": _exactly(labels),
             "ExposedPorts": _exactly({f"{SESSION_PORT}/tcp": {}}),
             "HostConfig": _host_config(person, rules),
@@ -303,9 +303,15 @@ _PLAIN = re.compile(rf"[^\x00-\x1f\x7f]{{0,{ENV_MAX_CHARACTERS}}}")
 _FREE_VARIABLES = re.compile(r"JUPYTERHUB_[A-Z0-9_]+|JUPYTER_[A-Z0-9_]+|JPY_API_TOKEN|LANG|LC_[A-Z]+|TZ")
 
 
-def _environment(person: Person) -> Check:
-    """``KEY=value`` each; a variable outside the list could change what runs before the session does."""
+def _environment(person: Person, rules: AgentRules, body: object) -> Check:
+    """``KEY=value`` each; a variable outside the list could change what runs before the session does.
+
+    What says where packages come from is what the rules say, or is not there.
+    """
     fixed = {
+        **(rules.packages.environment if rules.packages else {}),
+        # So that a session knows what it runs; the field itself is checked as such.
+        "LABDOCK_IMAGE": body.get("Image") if isinstance(body, dict) else None,
         "HOME": session_home(person.name),
         "USER": person.name,
         "LOGNAME": person.name,

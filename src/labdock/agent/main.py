@@ -29,7 +29,7 @@ from labdock.agent.server import AgentServer
 from labdock.agent.watch import Watch
 from labdock.core.errors import HostError, LabdockError
 from labdock.core.shelf import allowed_from_json
-from labdock.core.site import AgentRules
+from labdock.core.site import PACKAGES_PORT, AgentRules
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +137,13 @@ def _clear_stale(path: Path) -> None:
 
 
 def _firewall(rules: AgentRules) -> Firewall:
+    packages = rules.packages
     return Firewall(
-        instance=rules.instance, bridge=rules.bridge, hub_ip=rules.hub_ip, proxy_ip=rules.proxy_ip
+        instance=rules.instance,
+        bridge=rules.bridge,
+        hub_ip=rules.hub_ip,
+        proxy_ip=rules.proxy_ip,
+        also=((packages.ip, PACKAGES_PORT),) if packages else (),
     )
 
 

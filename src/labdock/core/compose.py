@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labdock.core.config import Config
@@ -18,9 +18,19 @@ from labdock.core.session import (
     Limits,
     SharedFolder,
 )
-from labdock.core.site import AgentRules, DriverPlaces, HubSettings
+from labdock.core.site import (
+    PACKAGES_PORT,
+    AgentRules,
+    DriverPlaces,
+    HubSettings,
+    PackageCache,
+    package_cache,
+)
 
-PARTS = ("agent", "proxy", "hub", "edge")
+PACKAGES = "packages"
+"""The part that fetches Python packages for sessions; not there when the configuration says so."""
+
+PARTS = ("agent", "proxy", PACKAGES, "hub", "edge")
 """In the order in which they can do without the next."""
 
 SIMULATION = "simulation"
@@ -50,7 +60,7 @@ _LARGE_BODIES = "1GB"
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The sessions' own network: two fixed addresses, and a range sessions get theirs from."""
+    """The sessions' own network: three fixed addresses, and a range sessions get theirs from."""
 
     name: str
     bridge: str
@@ -71,6 +81,10 @@ class Network:
     @property
     def hub_ip(self) -> str:
         return str(self._addresses[3])
+
+    @property
+    def packages_ip(self) -> str:
+        return str(self._addresses[4])
 
     @property
     def session_range(self) -> str:
@@ -107,7 +121,7 @@ class Deployment:
     *owner_uid* is who runs ``labdock``.
     *driver_folders* are the host's folders that a driver's files lie in, empty on a machine without NVIDIA
     hardware; *simulated_gpus* is how many cards are simulated instead. *cdi* says that the engine reads
-    CDI specs.
+    CDI specs. *pip* is what this machine's pip is told, as far as it holds inside images too.
     """
 
     instance: str
@@ -122,6 +136,7 @@ class Deployment:
     simulated_gpus: int = 0
     simulation_image: str = ""
     cdi: bool = False
+    pip: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def service_uid(self) -> int:
@@ -160,6 +175,17 @@ def shared_folders(site: Deployment) -> tuple[tuple[SharedFolder, ...], tuple[st
     return folders, managed
 
 
+def parts_of(config: Config) -> tuple[str, ...]:
+    """The parts that *config* wants."""
+    return tuple(part for part in PARTS if part != PACKAGES or config.storage.package_cache is not None)
+
+
+def _packages(site: Deployment) -> PackageCache | None:
+    if site.config.storage.package_cache is None:
+        return None
+    return package_cache(site.network.packages_ip, site.pip)
+
+
 def hub_settings(site: Deployment) -> HubSettings:
     """What the hub is told."""
     config = site.config
@@ -177,6 +203,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         network=site.network.name,
         hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
+        packages=_packages(site),
         gpus=config.gpus,
         jupyterhub=config.jupyterhub,
     )
@@ -197,6 +224,7 @@ def agent_rules(site: Deployment) -> AgentRules:
         hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
         service_uid=site.service_uid,
+        packages=_packages(site),
         gpus=site.config.gpus,
         driver=driver_places(site),
         cdi_dir=CDI_FOLDER if site.cdi else "",
@@ -265,12 +293,13 @@ def caddyfile(site: Deployment) -> str:
 
 
 def compose(site: Deployment) -> dict[str, Any]:
-    """What Compose is given: four parts, one network."""
+    """What Compose is given: the parts, and their two networks."""
     state = site.places.state
     rules, settings, caddy = agent_rules(site).to_json(), hub_settings(site).to_json(), caddyfile(site)
     service_user = f"{site.service_uid}:{site.service_uid}"
     sessions = site.network
     simulation = {SIMULATION: _simulation(site)} if site.simulated_gpus else {}
+    packages = {PACKAGES: _package_part(site)} if PACKAGES in parts_of(site.config) else {}
     return {
         "name": site.instance,
         "services": {
@@ -332,6 +361,7 @@ def compose(site: Deployment) -> dict[str, Any]:
                     "http://proxy/",
                 ],
             ),
+            **packages,
             "hub": _part(
                 site,
                 "hub",
@@ -415,6 +445,28 @@ def _driver_binds(site: Deployment) -> list[dict[str, Any]]:
     if site.cdi:
         binds.append(_bind(CDI_FOLDER, CDI_FOLDER, make=True))
     return binds
+
+
+def _package_part(site: Deployment) -> dict[str, Any]:
+    """The part that fetches packages: it reaches the outside, and sees nothing of this machine but its files.
+
+    Strangers' pages go through it, so its memory has an end.
+    """
+    return _part(
+        site,
+        PACKAGES,
+        "",
+        {
+            "command": [PACKAGES, str(site.config.storage.package_cache)],
+            "user": f"{site.service_uid}:{site.service_uid}",
+            "networks": {"sessions": {"ipv4_address": site.network.packages_ip}},
+            "volumes": [_bind(f"{site.places.state}/packages", "/var/lib/labdock")],
+            "mem_limit": "256m",
+            # Memory that was used once goes back, instead of staying with each thread.
+            "environment": {"MALLOC_ARENA_MAX": "2"},
+        },
+        ["curl", "-fsS", "-o", "/dev/null", f"http://127.0.0.1:{PACKAGES_PORT}/health"],
+    )
 
 
 def _simulation(site: Deployment) -> dict[str, Any]:

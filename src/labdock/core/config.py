@@ -88,6 +88,7 @@ _CONDA = r"(?:[A-Za-z0-9._/-]+::)?[A-Za-z0-9_][A-Za-z0-9_.-]*(?: ?[=<>!~|,]{1,2}
 _SIZE_UNIT = "bytes, or K, M, G, T in powers of 1024 (1G is 1,073,741,824 bytes)"
 _LEAST_MEMORY = 128 * 2**20
 _LEAST_SHM = 2**20
+_LEAST_CACHE = 2**30
 
 _RESERVED: tuple[tuple[str, str], ...] = (
     (
@@ -463,7 +464,10 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where people's files live; *root* is None for a folder inside the state directory."""
+    """Where files live: people's, and what they download.
+
+    *root* is None for a folder inside the state directory; *package_cache* is in bytes, None for no cache.
+    """
 
     root: str | None = field(
         default=None,
@@ -481,6 +485,17 @@ class Storage:
             ListOf(Record(settings_of(Shared), Shared), named="name", unique=lambda folder: folder.name),
             help="Folders that everybody sees below /shared.",
             example=[{"name": "datasets", "path": "/data", "write": "admins"}],
+        ),
+    )
+    package_cache: int | None = field(
+        default=20 * 2**30,
+        metadata=describe(
+            _size(_LEAST_CACHE, or_none=True),
+            unit=_SIZE_UNIT,
+            help="The most disk that downloaded Python packages may take, which are kept once for everybody "
+            "in the state directory; they never take more than a tenth of what is free there. "
+            "With none, sessions download from the package index themselves.",
+            example="50G",
         ),
     )
 

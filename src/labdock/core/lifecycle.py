@@ -59,6 +59,7 @@ FOLDERS = (
     Folder("secrets", 0o700, service=True),
     Folder("hub", 0o700, service=True),
     Folder("agent", 0o700, service=False),
+    Folder("packages", 0o700, service=True),
     Folder("names", 0o755, service=False),
     Folder("parts/agent", 0o755, service=False),
     Folder("parts/hub", 0o700, service=True),

@@ -31,7 +31,7 @@ kmem kvm lab list lp mail man messagebus news nobody nogroup operator plugdev po
 root sasl sgx shadow src ssl-cert sshd staff sudo sync sys systemd-journal systemd-network systemd-resolve
 systemd-timesync tape tty users utmp uucp uuidd video voice www-data
 """
-_PART_NAMES = "agent edge hub proxy"
+_PART_NAMES = "agent edge hub packages proxy"
 
 RESERVED_NAMES = frozenset((_SYSTEM_NAMES + _PART_NAMES).split())
 """Debian's users and groups inside a session, and Labdock's parts as ``logs`` calls them."""

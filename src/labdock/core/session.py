@@ -299,6 +299,8 @@ def session_spec(
             "USER": person.name,
             "LOGNAME": person.name,
             "SHELL": "/bin/bash",
+            # What an environment of a person's own was made over.
+            "LABDOCK_IMAGE": image.reference,
             # "void" also hides the cards that an image's own settings ask for.
             "NVIDIA_VISIBLE_DEVICES": "void",
         },

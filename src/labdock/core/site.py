@@ -10,6 +10,32 @@ from typing import Any
 from labdock.core.gpus import GpuRules
 from labdock.core.session import Limits, SharedFolder
 
+PACKAGES_PORT = 8082
+"""The TCP port of the part `packages`, on the sessions' network."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackageCache:
+    """Where sessions find the part `packages`: its fixed address, and what their environment says of it."""
+
+    ip: str
+    environment: Mapping[str, str]
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any] | None) -> PackageCache | None:
+        return None if data is None else PackageCache(**data)
+
+
+def package_cache(ip: str, pip: Mapping[str, str]) -> PackageCache:
+    """The part `packages` at *ip*, beside this machine's settings of *pip*, which images have too."""
+    url = f"http://{ip}:{PACKAGES_PORT}/index/"
+    environment = {"UV_DEFAULT_INDEX": url}
+    if not pip.get("proxy"):
+        # pip would ask the proxy for this address too; where there is one, it goes on asking the index.
+        trusted = (ip, *(host for host in pip.get("trusted-host", "").split() if host != ip))
+        environment |= {"PIP_INDEX_URL": url, "PIP_TRUSTED_HOST": " ".join(trusted)}
+    return PackageCache(ip, environment)
+
 
 @dataclass(frozen=True, slots=True)
 class HubSettings:
@@ -19,6 +45,7 @@ class HubSettings:
     ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
     ``hub_ip`` is the hub's own address, which no name given out on the network can take from it;
     ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
+    ``packages`` is None where the part `packages` is not run; a session is told of it while it answers.
     ``jupyterhub`` is the escape hatch: plain JupyterHub configuration, class name to trait to value.
     """
 
@@ -35,6 +62,7 @@ class HubSettings:
     network: str
     hub_ip: str
     proxy_ip: str
+    packages: PackageCache | None = None
     gpus: GpuRules = field(default_factory=GpuRules)
     jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -51,6 +79,7 @@ class HubSettings:
                 "admins": tuple(data["admins"]),
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
+                "packages": PackageCache.from_data(data["packages"]),
                 "gpus": GpuRules.from_data(data["gpus"]),
             }
         )
@@ -84,6 +113,7 @@ class AgentRules:
     ``bridge`` is the name of the sessions' network interface on the host; ``hub_ip`` and ``proxy_ip``
     are the two fixed addresses on it that sessions may be reached from.
     ``service_uid`` is the user the other parts run as: the one that may use the agent's socket.
+    ``packages`` is what sessions may reach and be told of beside the hub, None where it is not run.
     ``driver`` is None on a machine without NVIDIA hardware. ``cdi_dir`` is where the engine looks for CDI
     specs, empty when it has no CDI.
     """
@@ -99,6 +129,7 @@ class AgentRules:
     hub_ip: str
     proxy_ip: str
     service_uid: int
+    packages: PackageCache | None = None
     gpus: GpuRules = field(default_factory=GpuRules)
     driver: DriverPlaces | None = None
     cdi_dir: str = ""
@@ -116,6 +147,7 @@ class AgentRules:
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
                 "managed_shared": tuple(data["managed_shared"]),
+                "packages": PackageCache.from_data(data["packages"]),
                 "gpus": GpuRules.from_data(data["gpus"]),
                 "driver": None if data["driver"] is None else DriverPlaces(**data["driver"]),
             }

@@ -14,11 +14,12 @@ from jupyterhub.httpclient import fetch
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.adapters.live_file import LiveFile
+from labdock.adapters.package_cache import PackageCacheLook
 from labdock.core.compose import HUB_PORT
 from labdock.core.errors import AccountError
 from labdock.core.session import SESSION_PORT, ImageChoice
 from labdock.core.shelf import choices_from_json
-from labdock.core.site import HubSettings
+from labdock.core.site import PACKAGES_PORT, HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
 from labdock.hub.cards import Cards
@@ -146,6 +147,7 @@ c.JupyterHub.spawner_class = spawner_class(
     # One more than there are processors: while one waits for the engine, another can use its processor.
     Gate((os.cpu_count() or 1) + 1, hold_s=2.0),
     cards,
+    PackageCacheLook(settings.packages.ip, PACKAGES_PORT) if settings.packages else None,
 )
 # The gate lets starts through; whoever comes when many have come waits, and is not sent away.
 c.JupyterHub.concurrent_spawn_limit = 0

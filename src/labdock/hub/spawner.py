@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from jupyterhub.spawner import Spawner
 from labdock.adapters.agent_api import AgentClient, Ended
 from labdock.adapters.engine import Engine
 from labdock.adapters.engine_body import container_body
+from labdock.adapters.package_cache import PackageCacheLook
 from labdock.core.allocation import WITHOUT_GPU
 from labdock.core.errors import (
     BadRequestError,
@@ -150,10 +151,10 @@ class StartProgress:
 class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type information
     """One person's session in a container of its own.
 
-    ``settings``, ``images``, ``agent``, ``engine``, ``identity_of``, ``gate`` and ``cards`` come from
-    :func:`spawner_class`. ``started_from`` is the image that runs, None when nobody knows. ``hold`` is what
-    was chosen for a start that has not made its container yet; ``choosing`` is taken from before that choice
-    until the start has begun.
+    ``settings``, ``images``, ``agent``, ``engine``, ``identity_of``, ``gate``, ``cards`` and
+    ``package_look`` come from :func:`spawner_class`. ``started_from`` is the image that runs, None when
+    nobody knows. ``hold`` is what was chosen for a start that has not made its container yet; ``choosing`` is
+    taken from before that choice until the start has begun.
     """
 
     settings: HubSettings
@@ -163,6 +164,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     identity_of: IdentityOf
     gate: Gate
     cards: Cards
+    package_look: PackageCacheLook | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -171,6 +173,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         self.started_from: ImageChoice | None = None
         self.hold: Hold | None = None
         self._remembered = False
+        self._packages: Mapping[str, str] = {}
         self.choosing = asyncio.Lock()
 
     # What JupyterHub keeps across a restart of the hub.
@@ -299,9 +302,10 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         progress.begin("image")
         image = next(image for image in images if image.id == request.image)
         identity = await self.identity_of(self.user.name)
-        person, known = await asyncio.gather(
+        person, known, self._packages = await asyncio.gather(
             self.agent.person(identity, self.user.name),
             self.engine.has_image(image.reference),
+            self._package_environment(),
         )
         if not known:
             raise StartError(
@@ -333,6 +337,13 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         await self._wait_for_jupyter(f"{url}{self.server.base_url}api", spec)
         return url
 
+    async def _package_environment(self) -> Mapping[str, str]:
+        """What tells a session where packages are kept; nothing while that part is away."""
+        packages = self.settings.packages
+        if packages is None or self.package_look is None or not await self.package_look.answers():
+            return {}
+        return packages.environment
+
     async def _create_again(self, spec: SessionSpec) -> None:
         try:
             await self.engine.create(spec.name, container_body(spec))
@@ -354,7 +365,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             server=self.name,
             admin=self.user.admin,
             image=image,
-            environment=self.get_env(),
+            environment={**self.get_env(), **self._packages},
             homes_root=settings.homes_root,
             names_dir=settings.names_dir,
             shared=settings.shared,
@@ -473,6 +484,7 @@ def spawner_class(
     identity_of: IdentityOf,
     gate: Gate,
     cards: Cards,
+    package_look: PackageCacheLook | None = None,
 ) -> type[LabdockSpawner]:
     """What ``JupyterHub.spawner_class`` is set to: the spawner with what it works with."""
     given = {
@@ -483,6 +495,7 @@ def spawner_class(
         "identity_of": staticmethod(identity_of),
         "gate": gate,
         "cards": cards,
+        "package_look": package_look,
     }
     return type("LabdockSpawner", (LabdockSpawner,), given)
 
