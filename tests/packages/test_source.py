@@ -58,4 +58,4 @@ def test_certificates_are_looked_at_but_for_hosts_that_pip_trusts() -> None:
     assert trusting("https://other.example:99/x")
     assert not trusting("https://other.example/x")
     assert not trusting("https://mirror.lab.example.evil.example/x")
-    assert not trusting("https://index.example/simple/")
+    assert not trusting("https://elsewhere.example/simple/")

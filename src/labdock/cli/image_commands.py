@@ -409,7 +409,7 @@ def images_save(context: Context, file: Path, names: tuple[str, ...], as_json: b
 @as_json_option
 @pass_context
 def images_load(context: Context, file: Path, as_json: bool) -> None:
-    """Take the images in FILE, as `labdock images save` wrote it."""
+    """Take the images in a FILE that was saved on another machine."""
     console = context.console(as_json=as_json)
     done = with_engine(lambda engine: store.load(engine, file.absolute(), console), context.instance())
 

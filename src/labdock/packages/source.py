@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from proxpi._cache import INDEX_URL as DEFAULT_INDEX
 from proxpi._cache import Session
 from requests import HTTPError
 from requests.adapters import HTTPAdapter
@@ -17,7 +18,6 @@ from requests.utils import get_auth_from_url
 
 from labdock.core.errors import HostError
 
-DEFAULT_INDEX = "https://index.example/simple/"
 PATIENCE_S = (10.0, 30.0)
 """How long to wait for a connection, and for the next bytes."""
 
