@@ -5,6 +5,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,13 +55,14 @@ c.ResourceUseDisplay.show_host_usage = False
 # It would look at every process once a second, in every idle session.
 c.ResourceUseDisplay.enable_prometheus_metrics = False
 
-# Which cells ran in which browser is of no use after the session, and a database in a home on a network
+# What the shared document remembers is of no use after the session, and a database in a home on a network
 # drive is slow.
 RUN = Path(os.environ.get("TMPDIR", "/tmp")) / f"labdock-{os.getuid()}"  # noqa: S108  the session's own
-c.SQLiteYStore.db_path = f"{RUN}/shared-documents.db"
-c.BaseFileIdManager.db_path = f"{RUN}/file-ids.db"
-c.YDocExtension.session_store_path = f"{RUN}/shared-sessions.json"
-RUN.mkdir(mode=0o700, exist_ok=True)
+with suppress(OSError):
+    RUN.mkdir(mode=0o700, exist_ok=True)
+    c.SQLiteYStore.db_path = f"{RUN}/shared-documents.db"
+    c.BaseFileIdManager.db_path = f"{RUN}/file-ids.db"
+    c.YDocExtension.session_store_path = f"{RUN}/shared-sessions.json"
 
 if find_spec("tensorboard") is not None:
     c.ServerProxy.servers = {

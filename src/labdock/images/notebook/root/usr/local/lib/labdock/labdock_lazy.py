@@ -89,6 +89,8 @@ class Lazy(Router):
 def load(server: Any, name: str) -> None:
     """Load the extension *name*, as the server does with all at its start."""
     manager = server.extension_manager
+    if name in manager.linked_extensions:
+        return  # a person's own settings had it loaded at the start
     if manager.add_extension(name, enabled=True):
         manager.link_extension(name)
         manager.load_extension(name)
