@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,15 +99,27 @@ class Stack:
 
     def container_id(self, name: str) -> str | None:
         """The engine's id of the container *name*, or None if there is none."""
+        shown = self._ask(lambda engine: engine.inspect(name))
+        return shown["Id"] if shown else None
 
-        async def look() -> str | None:
+    def process_id(self, part: str) -> int:
+        """The first process of *part*, as this machine numbers it."""
+        return int(self._ask(lambda engine: engine.inspect(f"{self.instance}-{part}"))["State"]["Pid"])
+
+    def stop_part(self, part: str) -> None:
+        """Stop *part*, as somebody would by hand."""
+        self._ask(lambda engine: engine.stop(f"{self.instance}-{part}", grace_s=5))
+
+    def _ask(self, question: Callable[[Engine], Coroutine[Any, Any, Any]]) -> Any:
+        """What the engine answers."""
+
+        async def ask() -> Any:
             async with Engine(self.engine_socket) as engine:
-                shown = await engine.inspect(name)
-                return shown["Id"] if shown else None
+                return await question(engine)
 
         # In a thread of its own: tests with an event loop ask too.
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(look())).result()
+            return pool.submit(lambda: asyncio.run(ask())).result()
 
 
 def free_port() -> int:
