@@ -38,7 +38,7 @@ PATIENT_S = 600.0
 
 MEGABYTE = 1e6
 
-SECTIONS = ("up", "start", "form", "server", "crowd", "memory", "idle", "size", "gpus")
+SECTIONS = ("up", "start", "form", "server", "crowd", "memory", "idle", "size", "gpus", "images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ class Bench:
         """
         await self._bring_up_ours(cold=cold)
         await self._do("gpus", "GPUs, simulated: choose, ask, start, and 200 who want four", self._gpus())
-        if self._only <= {"up", "gpus"}:
+        await self._do("images", "Add a package for everybody, and take it back", self._images())
+        if self._only <= {"up", "gpus", "images"}:
             return
         with self._console.step("Build the stock stack's images") as show:
             await self._stock.build(show)
@@ -171,6 +172,22 @@ class Bench:
             )
         self._keep(
             compared("up-warm", "make up: again", Unit.SECONDS, ours=warm, stock=[], floor=ten_seconds)
+        )
+
+    async def _images(self) -> None:
+        # A release to go back to, and what every later one stands on.
+        await self._ours.publish_with(("six",))
+        added, back = [], []
+        for package in ("toolz==0.12.0", "toolz==0.12.1", "toolz==1.0.0")[: self._effort.warm_ups]:
+            added.append(await self._ours.publish_with(("six", package)))
+            back.append(await self._ours.roll_back())
+        half_a_minute, five_seconds = Floor(Rule.OURS_AT_MOST, 30.0), Floor(Rule.OURS_AT_MOST, 5.0)
+        label = "One pip package more: built, checked, published"
+        self._keep(
+            compared("image-add", label, Unit.SECONDS, ours=added, stock=[], floor=half_a_minute),
+            compared(
+                "image-back", "Rollback of an image", Unit.SECONDS, ours=back, stock=[], floor=five_seconds
+            ),
         )
 
     async def _gpus(self) -> None:
