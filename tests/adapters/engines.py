@@ -26,7 +26,7 @@ class WholeFakeEngine(FakeEngine):
 
     def __init__(self, socket_path: str) -> None:
         super().__init__(socket_path)
-        self.images = {self.image: 7}
+        self.sizes: dict[str, int] = {self.image: 7}
         self.ids: dict[str, str] = {}
         self.networks: dict[str, str] = {"none": ""}
         self.version = {"Version": "20.10.24", "ApiVersion": "1.41"}
@@ -70,7 +70,7 @@ class WholeFakeEngine(FakeEngine):
 
     async def _image(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if name not in self.images:
+        if name not in self.sizes:
             return web.json_response({"message": f"No such image: {name}"}, status=404)
         return web.json_response(self._shown(name))
 
@@ -81,55 +81,55 @@ class WholeFakeEngine(FakeEngine):
         one = self._id(name)
         return {
             "Id": one,
-            "Size": self.images[name],
-            "RepoTags": [tag for tag in self.images if self._id(tag) == one],
+            "Size": self.sizes[name],
+            "RepoTags": [tag for tag in self.sizes if self._id(tag) == one],
             "Config": {"Labels": self.image_labels.get(name), "Env": ["PATH=/bin"]},
         }
 
     async def _list_images(self, request: web.Request) -> web.Response:
-        shown = {str(one["Id"]): one for one in map(self._shown, self.images)}
+        shown = {str(one["Id"]): one for one in map(self._shown, self.sizes)}
         return web.json_response(list(shown.values()))
 
     async def _delete_image(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if name not in self.images:
+        if name not in self.sizes:
             return web.json_response({"message": f"No such image: {name}"}, status=404)
         if any(one.body["Image"] == name for one in self.by_id.values()):
             return web.json_response({"message": f"{name} is being used by a container"}, status=409)
-        del self.images[name]
+        del self.sizes[name]
         return web.json_response([{"Untagged": name}])
 
     async def _save(self, request: web.Request) -> web.Response:
         names = request.query.getall("names")
-        if missing := [name for name in names if name not in self.images]:
+        if missing := [name for name in names if name not in self.sizes]:
             return web.json_response({"message": f"No such image: {missing[0]}"}, status=404)
-        return web.Response(body=json.dumps({name: self.images[name] for name in names}).encode())
+        return web.Response(body=json.dumps({name: self.sizes[name] for name in names}).encode())
 
     async def _load(self, request: web.Request) -> web.Response:
         try:
             images = json.loads(await request.read())
         except ValueError:
             return web.json_response({"message": "unexpected EOF"}, status=500)
-        self.images |= images
+        self.sizes |= images
         events = ({"stream": f"Loaded image: {name}\n"} for name in images)
         return web.Response(text="".join(json.dumps(event) + "\r\n" for event in events))
 
     async def _tag(self, request: web.Request) -> web.Response:
         new, name = f"{request.query['repo']}:{request.query['tag']}", request.match_info["name"]
-        if name not in self.images:
+        if name not in self.sizes:
             return web.json_response({"message": f"No such image: {name}"}, status=404)
-        self.images[new], self.ids[new] = self.images[name], self._id(name)
+        self.sizes[new], self.ids[new] = self.sizes[name], self._id(name)
         return web.Response(status=201)
 
     async def _pull(self, request: web.Request) -> web.Response:
         if self.registry is None:
             await asyncio.sleep(10)
-        self.images[request.query["fromImage"]] = 1
+        self.sizes[request.query["fromImage"]] = 1
         return web.Response(text="".join(json.dumps(event) + "\n" for event in self.registry or ()))
 
     async def _create(self, request: web.Request) -> web.Response:
         image = (await request.json())["Image"]
-        if image not in self.images:
+        if image not in self.sizes:
             return web.json_response({"message": f"No such image: {image}"}, status=404)
         return await super()._create(request)
 
@@ -220,6 +220,6 @@ class WholeFakeEngine(FakeEngine):
                     message = f"The command returned a non-zero code: {ran.returncode}"
                     await say(errorDetail={"message": message}, error=message)
                     return response
-        self.images[tag] = 1
+        self.sizes[tag] = 1
         self.image_labels[tag] = json.loads(request.query["labels"])
         return response

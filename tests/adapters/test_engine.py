@@ -175,7 +175,7 @@ async def test_a_file_that_holds_no_images_is_refused(engine: Engine, tmp_path: 
     (tmp_path / "x.tar").write_bytes(b"no tar at all")
     with pytest.raises(EngineError):
         await engine.load(tmp_path / "x.tar")
-    with pytest.raises(EngineError, match="No such image|does not exist"):
+    with pytest.raises(EngineError, match=r"No such image|does not exist"):
         await engine.save(["labdock/none:1"], tmp_path / "y.tar", on_bytes=lambda size: None)
 
 
@@ -197,7 +197,8 @@ async def test_a_build_shows_its_lines_and_leaves_the_image(engine: Engine, bed:
     (tmp_path / "large").write_text("from a file\n")
     dockerfile = (
         f"FROM {bed.image}\nWORKDIR /context\nCOPY . .\n"
-        "RUN cat data large\nRUN printf 'two ' >&2; sleep 0.2; echo pieces >&2\nRUN test -x labdock-session -a ! -x data\n"
+        "RUN cat data large\nRUN printf 'two ' >&2; sleep 0.2; echo pieces >&2\n"
+        "RUN test -x labdock-session -a ! -x data\n"
     )
     lines: list[str] = []
     await engine.build(
