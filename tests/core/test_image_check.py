@@ -59,6 +59,9 @@ def test_two_packages_that_own_one_file_are_refused_with_their_names() -> None:
     assert not finding.ok
     assert finding.seen.startswith("nvidia-cudnn-cu12 and nvidia-cudnn-cu13 both bring 72 files")
     assert "libcudnn.so.9" in finding.seen
+    assert "builtin/deeptools" in finding.fix
+    other = replace(clash, owners=("opencv-python", "opencv-python-headless"))
+    assert "deeptools" not in judged(replace(GOOD, clashes=(other,)))["files"].fix
 
 
 @pytest.mark.parametrize(

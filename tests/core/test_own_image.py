@@ -144,8 +144,9 @@ def test_a_folder_with_nothing_to_add_is_refused(names: set[str], hint: str) -> 
     assert hint in refused.value.message
 
 
-def failed(step: str, *lines: str) -> BuildError:
-    return BuildError("failed", details=lines, step=step)
+def failed(step: str, *lines: str, engine: str = "") -> BuildError:
+    message = f"The image labdock/own-vision:1 could not be built: {engine}" if engine else "failed"
+    return BuildError(message, details=lines, step=step)
 
 
 NO_VERSION = "ERROR: Could not find a version that satisfies the requirement"
@@ -195,7 +196,35 @@ APT = "RUN apt-get update     && xargs -a /opt/labdock/layers/labdock-apt.txt ap
             "Python 3.9 is in this image; 3.11 or newer is needed.",
             "",
         ),
-        (failed("RUN cd /opt/labdock/layers/files && ./postBuild", "boom"), "files", "A step failed.", ""),
+        (
+            failed(PIP, f"{NO_VERSION} einops==99 (from versions: 0.8.1, 0.8.2, 0.9.0.dev0)"),
+            "pip",
+            "pip finds no einops==99; the newest are 0.8.1, 0.8.2.",
+            "einops",
+        ),
+        (
+            failed(PIP, "error: subprocess-exited-with-error", "× Getting requirements to build wheel"),
+            "pip",
+            "a package has no wheel for this image's Python, and pip could not build it from its source; "
+            "a newer version of it often has one.",
+            "",
+        ),
+        (
+            failed("RUN labdock-conda /opt/labdock/layers/x", "labdock-conda: the channel is away."),
+            "base",
+            "the channel is away.",
+            "",
+        ),
+        (
+            failed(
+                "RUN cd /opt/labdock/layers/files && ./postBuild",
+                "boom",
+                engine="The command '/bin/sh -c cd x && ./postBuild' returned a non-zero code: 3",
+            ),
+            "files",
+            "postBuild failed. It ended with exit code 3.",
+            "",
+        ),
         (failed(PIP, "gcc: error"), "pip", "The step of pip failed.", ""),
         (failed("", "x"), "base", "A step on its base failed.", ""),
     ],
@@ -210,3 +239,12 @@ def test_a_failed_build_is_told_by_its_setting_and_in_words(
 def test_a_line_of_the_labs_dockerfile_that_fails_is_told_as_such() -> None:
     image = replace(VISION, dockerfile="Dockerfile")
     assert explain(image, NO_FILES, failed("RUN make robot", "no rule")).setting == "dockerfile"
+
+
+def test_what_the_engine_itself_says_of_a_dockerfile_is_passed_on() -> None:
+    image = replace(VISION, dockerfile="Dockerfile")
+    error = failed("COPY nix /nix", engine="COPY failed: file not found in build context: stat nix.")
+    assert explain(image, NO_FILES, error).message == (
+        "A step of the Dockerfile failed. "
+        "The engine says: COPY failed: file not found in build context: stat nix."
+    )

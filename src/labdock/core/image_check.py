@@ -178,12 +178,14 @@ def _clashes(seen: Seen) -> Finding:
     names = " and ".join(first.owners)
     more = f"; {len(seen.clashes) - 1} more such groups" if len(seen.clashes) > 1 else ""
     count = "1 file" if first.files == 1 else f"{first.files} files"
+    of_cuda = any(owner.startswith("nvidia-") for owner in first.owners)
+    agreed = ": PyTorch and TensorFlow do so in builtin/deeptools" if of_cuda else ""
     return Finding(
         "files",
         False,
         f"{names} both bring {count} with different contents, such as {first.example}{more}",
-        "Whichever was installed last breaks the other. Leave one out, or choose versions that agree: "
-        "PyTorch and TensorFlow do so in builtin/deeptools.",
+        "Whichever was installed last breaks the other. Leave one out, or choose versions that agree"
+        f"{agreed}.",
     )
 
 

@@ -162,7 +162,7 @@ class Mishap:
 
 
 _CAUSES: tuple[tuple[str, str], ...] = (
-    (r"^labdock: (?P<message>.+)$", "{message}"),
+    (r"^labdock(-conda)?: (?P<message>.+)$", "{message}"),
     (
         r"satisfies the requirement (?P<word>[A-Za-z0-9._-]+)\S* \(from versions: none\)",
         'pip finds no package called "{word}".',
@@ -178,6 +178,11 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     (r"E: Version '(?P<versions>[^']+)' for '(?P<word>[^']+)'", "apt finds no version {versions} of {word}."),
     (r"(?P<word>[A-Za-z0-9._-]+)\S* does not exist \(perhaps a", 'conda finds no package called "{word}".'),
     (r"No space left on device", "The disk is full."),
+    (
+        r"^(ERROR|error): (subprocess-exited-with-error|Failed to build|Failed building wheel)",
+        "a package has no wheel for this image's Python, and pip could not build it from its source; "
+        "a newer version of it often has one.",
+    ),
 )
 
 
@@ -190,10 +195,25 @@ def explain(image: Image, own: OwnFiles, error: BuildError) -> Mishap:
             if found:
                 said = {key: (value or "").strip() for key, value in found.groupdict().items()}
                 if "known" in said:
-                    said["known"] = ", ".join(said["known"].split(", ")[-3:])
+                    said["known"] = ", ".join(_newest(said["known"].split(", ")))
                 return Mishap(setting, words.format(**said), said.get("word", ""))
     where = {"files": "A step", "dockerfile": "A step of the Dockerfile", "base": "A step on its base"}
-    return Mishap(setting, f"{where.get(setting, f'The step of {setting}')} failed.")
+    what = "postBuild" if "postBuild" in error.step else where.get(setting, f"The step of {setting}")
+    return Mishap(setting, f"{what} failed.{_engine_words(error)}")
+
+
+def _newest(versions: list[str]) -> list[str]:
+    """The last three of *versions* that are no pre-releases, where there are any others."""
+    return ([one for one in versions if re.fullmatch(r"[0-9.]+", one)] or versions)[-3:]
+
+
+def _engine_words(error: BuildError) -> str:
+    """What the engine said of *error*, as a further sentence: it is not among the lines of the build."""
+    said = error.message.partition(" could not be built: ")[2].strip()
+    code = re.search(r"returned a non-zero code: (\d+)", said)
+    if code:
+        return f" It ended with exit code {code[1]}."
+    return f" The engine says: {said.rstrip('.')}." if said else ""
 
 
 def _setting_of(image: Image, own: OwnFiles, step: str) -> str:
