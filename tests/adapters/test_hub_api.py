@@ -93,7 +93,7 @@ async def test_what_the_hub_refuses_is_told_in_its_words(hub: FakeHub) -> None:
         await ask(hub, lambda api: api.add_user("ada", admin=False))
 
 
-@pytest.mark.parametrize("answer", ["<html>Bad gateway</html>", "[1]", '"text"', "{}"])
+@pytest.mark.parametrize("answer", ["<html>Bad gateway</html>", "[1]", '"text"', "{}", '{"message": null}'])
 async def test_a_refusal_without_words_is_told_by_its_status(hub: FakeHub, answer: str) -> None:
     hub.status, hub.answer = 502, answer
     with pytest.raises(HubError, match="The hub answered 502 Bad Gateway"):

@@ -81,7 +81,9 @@ class HubApi:
 
 def _message(error: HTTPError) -> str:
     """The hub's own words, or its status."""
+    status = f"The hub answered {error.code} {error.reason}."
     try:
-        return str(json.loads(error.read())["message"])
+        # JupyterHub's own message may be null.
+        return str(json.loads(error.read())["message"] or status)
     except (ValueError, KeyError, TypeError):
-        return f"The hub answered {error.code} {error.reason}."
+        return status
