@@ -17,7 +17,7 @@ import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from labdock.core.errors import BuildError, EngineError, RefusedError
+from labdock.core.errors import BuildError, EngineError, HostError, RefusedError
 
 OLDEST_API = (1, 41)
 """Docker 20.10."""
@@ -187,10 +187,8 @@ class Engine:
             EngineError: No registry answers, or it has no such image.
         """
         left: dict[str, int] = {}
-        with _ours(f"{reference} cannot be fetched."):
+        try:
             async for event in self._docker.images.pull(reference, stream=True):
-                if "error" in event:
-                    raise EngineError(f"{reference} cannot be fetched: {event['error']}")
                 detail = event.get("progressDetail") or {}
                 if "total" in detail and "id" in event:
                     left[event["id"]] = detail["total"] - detail.get("current", 0)
@@ -198,21 +196,31 @@ class Engine:
                     left.pop(event.get("id", ""), None)
                 mb = sum(left.values()) / 1e6
                 on_line(f"{event.get('status', '')}, {mb:.0f} MB left" if mb else event.get("status", ""))
+        except (DockerError, aiohttp.ClientError) as error:
+            said = error.message if isinstance(error, DockerError) else str(error)
+            raise EngineError(
+                f"The image {reference} cannot be fetched: {said}",
+                fix="Is it spelt right, does this machine reach its registry, and does `docker pull` work?",
+            ) from error
 
     async def save(self, references: Sequence[str], path: Path, *, on_bytes: Callable[[int], None]) -> int:
         """Write the images *references* to *path*, one tar for all; returns and tells how many bytes.
 
         Raises:
-            EngineError: One is not there, or the file cannot be written.
+            EngineError: One is not there.
+            HostError: The file cannot be written.
         """
         with _ours("The engine did not save the images."):
             names = urlencode([("names", reference) for reference in references])
             async with self._docker._query(f"images/get?{names}", "GET") as response:
-                with path.open("wb") as stream:
-                    async for chunk in response.content.iter_chunked(2**20):
-                        await asyncio.to_thread(stream.write, chunk)
-                        on_bytes(stream.tell())
-                    return stream.tell()
+                try:
+                    with path.open("wb") as stream:
+                        async for chunk in response.content.iter_chunked(2**20):
+                            await asyncio.to_thread(stream.write, chunk)
+                            on_bytes(stream.tell())
+                        return stream.tell()
+                except OSError as error:
+                    raise HostError(f"{path} cannot be written: {error.strerror}.") from error
 
     async def load(self, path: Path) -> tuple[str, ...]:
         """Take the images in the tar at *path*; returns their references.
@@ -221,11 +229,18 @@ class Engine:
             EngineError: It is no such file, or is damaged.
         """
         loaded: list[str] = []
-        with _ours(f"The engine did not load {path}."), path.open("rb") as stream:
-            async for event in self._docker.images.import_image(stream, stream=True):
-                found = re.match(r"Loaded image: (\S+)", str(event.get("stream", "")))
-                if found:
-                    loaded.append(found[1])
+        try:
+            with path.open("rb") as stream:
+                async for event in self._docker.images.import_image(stream, stream=True):
+                    found = re.match(r"Loaded image: (\S+)", str(event.get("stream", "")))
+                    if found:
+                        loaded.append(found[1])
+        except (DockerError, aiohttp.ClientError, OSError) as error:
+            said = error.message if isinstance(error, DockerError) else str(error)
+            raise EngineError(
+                f"{path} cannot be loaded: {said}",
+                fix="Is it whole, and written by `labdock images save`?",
+            ) from error
         if not loaded:
             raise EngineError(f"{path} holds no image.", fix="`labdock images save` writes such a file.")
         return tuple(loaded)

@@ -124,7 +124,7 @@ def images_list(context: Context, as_json: bool) -> None:
     console.facts(
         [row.as_dict() for row in rows],
         lambda: console.table(
-            ("Image", "State", "Since", "Version", "Holds", "Sessions", "Earlier"),
+            ("Image", "State", "Published (UTC)", "Version", "What is in it", "Sessions", "Earlier"),
             (
                 (
                     row.id,
@@ -168,7 +168,8 @@ def images_build(context: Context, names: tuple[str, ...], fresh: bool, as_json:
         for image, changed in built.done.items():
             console.say(f"{image}: {'built' if changed else 'is built already, nothing changed'}.")
         if built.done:
-            console.say("Next: `labdock images check`, then `labdock images publish`.")
+            chosen = " ".join(built.done)
+            console.say(f"Next: `labdock images check {chosen}`, then `labdock images publish {chosen}`.")
 
     console.facts({"built": built.done, "failed": built.why()}, lines)
     built.end()
@@ -207,9 +208,8 @@ def images_check(context: Context, names: tuple[str, ...], as_json: bool) -> Non
     def lines() -> None:
         for image, one in checked.done.items():
             show_findings(image, one.findings, console)
-        console.say(
-            "Every check passed. Next: `labdock images publish`." if ok else "Not fit to be published."
-        )
+        publish = f"labdock images publish {' '.join(checked.done)}"
+        console.say(f"Every check passed. Next: `{publish}`." if ok else "Not fit to be published.")
 
     plain = {
         image: {"ok": one.ok, "findings": [asdict(finding) for finding in one.findings]}
@@ -317,9 +317,11 @@ def images_try(context: Context, image: str, person: str | None, end: bool, as_j
             with console.step(f"Start it for {who}"):
                 await asyncio.to_thread(api.start_session, who, {"image": image + TRIAL_SUFFIX})
         except HubError as error:
+            # Nobody is left with an offer that nobody knows of.
+            keeper.remember(image, work.shelves.of(image))
             raise HubError(
-                f"It is not started for {who}: {error.message}",
-                fix=f"Administrators find it on their start page. If {who} has a session, stop it first.",
+                f"{image} cannot be started for {who}: {error.message.rstrip('.')}.",
+                fix=f"If {who} has a session, stop it first; whoever never signed in cannot be started for.",
             ) from error
         return {"image": image, "url": f"{instance.config.site.url}/hub/home", "holds": release.words()}
 
@@ -375,7 +377,7 @@ def images_prune(context: Context, keep: int, as_json: bool, yes: bool, dry_run:
     console.facts(
         done,
         lambda: console.say(
-            f"Removed {len(done['removed'])} images; {format_gb(done['freed_bytes'])} freed."
+            f"Removed {store.counted(done['removed'])}; {format_gb(done['freed_bytes'])} freed."
         ),
     )
 
@@ -398,7 +400,7 @@ def images_save(context: Context, file: Path, names: tuple[str, ...], as_json: b
     console.facts(
         done,
         lambda: console.say(
-            f"{done['file']}: {len(done['images'])} images, {format_gb(done['size_bytes'])}. "
+            f"{done['file']}: {store.counted(done['images'])}, {format_gb(done['size_bytes'])}. "
             f"Next, there: `labdock images load {file.name}`."
         ),
     )

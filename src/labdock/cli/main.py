@@ -212,12 +212,18 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
         for image in instance.config.images
         if (shelf := keeper.shelves.of(image.id)).release is not None
     }
+    held_back = [
+        line.image.id
+        for line in situation.lines
+        if line.making.version in keeper.shelves.of(line.image.id).withdrawn
+    ]
     report = {
         "url": url,
         "changed": changed,
         "sign_in_link": link["link"] if link else None,
         "gpus": gpus,
         "images": offered,
+        "held_back_images": held_back,
         "failed_images": {name: str(error) for name, error in keeper.failures.items()},
     }
 
@@ -227,6 +233,11 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
         console.say(gpus)
         for name, words in offered.items():
             console.say(f"Image {name}: {words}")
+        for name in held_back:
+            console.say(
+                f"Image {name}: a newer one was rolled back. "
+                f"`{program()} images publish {name}` offers it again."
+            )
         if link:
             console.say(f"Sign in as {first_admin} (once, within an hour):\n  {link['link']}")
             console.say(

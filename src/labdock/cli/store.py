@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from labdock.core.image import ImageSet
 from labdock.core.prune import Images, plan_prune
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
 from labdock.core.shelf import Shelves, format_gb
+
+
+def counted(images: Collection[str]) -> str:
+    return "1 image" if len(images) == 1 else f"{len(images)} images"
 
 
 async def save(
@@ -52,11 +56,9 @@ async def save(
         raise EngineError("These images are not built yet.", fix="`labdock images build`, then save them.")
     beside = path.with_name(f".{path.name}.part")
     try:
-        with console.step(f"Write {len(kept)} images to {path}") as show:
+        with console.step(f"Write {counted(kept)} to {path}") as show:
             size_bytes = await engine.save(sorted(kept), beside, on_bytes=lambda size: show(format_gb(size)))
         beside.replace(path)
-    except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         beside.unlink(missing_ok=True)
     return {"file": str(path), "size_bytes": size_bytes, "images": sorted(kept)}
@@ -126,7 +128,7 @@ async def prune(
     root = Path((await engine.facts()).root_dir)
     before = host.free_bytes(root)
     removed, kept = [], []
-    with console.step(f"Remove {len(unneeded)} images") as show:
+    with console.step(f"Remove {counted(unneeded)}") as show:
         for reference in unneeded:
             try:
                 await engine.untag(reference)

@@ -115,7 +115,9 @@ class Shelf:
         earlier, now = self.before(), self.release
         if earlier is None or now is None:
             raise BadRequestError(
-                "There is no earlier release to go back to.", field="image", fix="`labdock images list`"
+                "There is no earlier release to go back to.",
+                field="image",
+                fix="`labdock images list` shows how many earlier ones each image has.",
             )
         return replace(self, current=earlier.reference, withdrawn=(*self.withdrawn, now.version))
 
