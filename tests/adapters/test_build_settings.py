@@ -184,6 +184,14 @@ def test_the_settings_of_npm_are_handed_on_where_they_are_set(apt: Path, program
     assert settings(apt).files["etc/npmrc"] == b"registry=https://npm.lab.example/\nstrict-ssl=true\n"
 
 
+def test_where_conda_has_its_packages_from_is_handed_on(apt: Path, programs: Path, tmp_path: Path) -> None:
+    (tmp_path / ".condarc").write_text("channel_alias: https://lab:secret@conda.lab.example\n")
+    found = settings(apt, HOME=str(tmp_path))
+    assert b"conda.lab.example" in found.files["etc/conda/.condarc"]
+    assert "/etc/conda/.condarc" in found.with_passwords
+    assert "etc/conda/.condarc" not in settings(apt).files or Path("/etc/conda/.condarc").exists()
+
+
 def test_a_program_that_fails_has_no_settings(apt: Path, programs: Path) -> None:
     program(programs, "npm", "echo broken; exit 1")
     program(programs, "pip-config", "echo global.index-url=\\'https://x.example\\'; exit 2")

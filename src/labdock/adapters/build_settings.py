@@ -1,4 +1,4 @@
-"""What an image build needs of this machine: certificates, package sources, pip and npm settings, proxies."""
+"""What a build needs of this machine: certificates, package sources, proxies, settings of pip and others."""
 
 from __future__ import annotations
 
@@ -46,13 +46,18 @@ def read_build_settings(
     files["etc/pip.conf"] = ("[global]\n" + certificates + _lines(pip, " = ")).encode()
     cafile = f"cafile={BUNDLE}\n" if bundle.is_file() else ""
     files["etc/npmrc"] = (cafile + _lines(npm, "=")).encode()
+    files |= _conda_settings(environment)
     arguments = {
         name: value for name, value in environment.items() if name.lower() in _PROXY_VARIABLES and value
     }
     told = {
         **{f"pip {key}": value for key, value in pip.items()},
         **{f"npm {key}": value for key, value in npm.items()},
-        **{f"/{path}": data.decode() for path, data in files.items() if path.startswith("etc/apt/")},
+        **{
+            f"/{path}": data.decode("utf-8", "replace")
+            for path, data in files.items()
+            if path.startswith(("etc/apt/", "etc/conda/"))
+        },
     }
     return BuildSettings(
         files=files,
@@ -60,6 +65,14 @@ def read_build_settings(
         mirror=mirror,
         with_passwords=tuple(sorted(name for name, value in told.items() if _has_password(value))),
     )
+
+
+def _conda_settings(environment: Mapping[str, str]) -> dict[str, bytes]:
+    """Where conda's packages come from: the person's own settings, otherwise the machine's."""
+    home = environment.get("HOME", "")
+    places = (*((Path(home) / ".condarc",) if home else ()), Path("/etc/conda/.condarc"))
+    found = next((place for place in places if place.is_file()), None)
+    return {} if found is None else {"etc/conda/.condarc": found.read_bytes()}
 
 
 def _lines(settings: Mapping[str, str], equals: str) -> str:
