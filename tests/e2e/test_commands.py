@@ -68,7 +68,7 @@ def test_doctor_names_what_is_wrong(stack: Stack) -> None:
 
 def test_logs_tell_parts_apart_and_know_who_is_unknown(stack: Stack) -> None:
     assert "JupyterHub" in stack.labdock("logs", "hub", "-n", "500").stdout
-    assert "hub   |" in stack.labdock("logs").stdout
+    assert "hub      |" in stack.labdock("logs").stdout
     done = stack.labdock("logs", "nobody")
     assert done.returncode == 1
     assert "nobody" in done.stderr

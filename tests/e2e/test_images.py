@@ -330,34 +330,6 @@ def test_images_travel_in_a_file_and_need_no_build_where_they_arrive(stack: Stac
     file.unlink()
 
 
-def test_the_start_page_says_what_each_image_holds_and_home_tells_of_a_newer_one(
-    stack: Stack, browser: Browser
-) -> None:
-    stack.remove("grace")
-    context = browser.new_context(base_url=stack.url, viewport={"width": 1000, "height": 800})
-    context.set_default_timeout(PATIENCE_MS)
-    expect.set_options(timeout=PATIENCE_MS)
-    try:
-        page = context.new_page()
-        accept_invitation(page, stack.invite("grace"))
-        choice = page.locator("label", has_text="Vision")
-        expect(choice).to_contain_text(re.compile(r"Python 3\.\d+.*einops \d.*\d+ MB"))
-        must_be_accessible(page)
-        shoot(page, "start-images")
-        choice.click()
-        page.get_by_role("button", name="Start session").click()
-        expect(page.get_by_text("Launcher").first).to_be_visible(timeout=60_000)
-        write(stack, "pip: [einops]", "pip: [einops, more-itertools]")
-        assert stack.labdock("images", "publish", "vision").returncode == 0
-        visit(page, "/hub/home")
-        expect(page.get_by_role("status").filter(has_text="newer")).to_be_visible()
-        must_be_accessible(page)
-        shoot(page, "newer-image")
-    finally:
-        context.close()
-        stack.remove("grace")
-
-
 THEIRS = """\
 FROM {base}
 RUN python3 -m venv /opt/theirs
@@ -457,3 +429,34 @@ async def test_a_dockerfile_stands_on_the_base_it_is_given(stack: Stack) -> None
     assert done.returncode == 1
     assert "images[2].dockerfile: A step of the Dockerfile failed." in done.stderr
     assert "make" in done.stderr
+
+
+# Last: while a browser is there, no test in this module may have an event loop.
+
+
+def test_the_start_page_says_what_each_image_holds_and_home_tells_of_a_newer_one(
+    stack: Stack, browser: Browser
+) -> None:
+    stack.remove("grace")
+    context = browser.new_context(base_url=stack.url, viewport={"width": 1000, "height": 800})
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    try:
+        page = context.new_page()
+        accept_invitation(page, stack.invite("grace"))
+        choice = page.locator("label", has_text="Vision")
+        expect(choice).to_contain_text(re.compile(r"Python 3\.\d+.*einops \d.*\d+ MB"))
+        must_be_accessible(page)
+        shoot(page, "start-images")
+        choice.click()
+        page.get_by_role("button", name="Start session").click()
+        expect(page.get_by_text("Launcher").first).to_be_visible(timeout=60_000)
+        write(stack, "pip: [einops]", "pip: [einops, more-itertools]")
+        assert stack.labdock("images", "publish", "vision").returncode == 0
+        visit(page, "/hub/home")
+        expect(page.get_by_role("status").filter(has_text="newer")).to_be_visible()
+        must_be_accessible(page)
+        shoot(page, "newer-image")
+    finally:
+        context.close()
+        stack.remove("grace")

@@ -65,13 +65,12 @@ class ContainerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """One image: the engine's id, its references, its size with all layers, and what it sets by itself."""
+    """One image: the engine's id, its references, its size with all layers, labels, digests in registries."""
 
     id: str
     references: tuple[str, ...]
     size_bytes: int
     labels: Mapping[str, str]
-    environment: Mapping[str, str]
     digests: tuple[str, ...] = ()
 
 
@@ -157,7 +156,6 @@ class Engine:
             references=tuple(sorted(shown.get("RepoTags") or ())),
             size_bytes=int(shown["Size"]),
             labels=config.get("Labels") or {},
-            environment=dict(entry.split("=", 1) for entry in config.get("Env") or () if "=" in entry),
             digests=tuple(shown.get("RepoDigests") or ()),
         )
 

@@ -333,6 +333,8 @@ def _environment(person: Person, rules: AgentRules, body: object) -> Check:
             if key in seen:
                 raise _refuse(here, f"the variable {key} is there twice.")
             seen.add(key)
+            if key == "LABDOCK_IMAGE" and content != fixed[key]:
+                raise _refuse(here, f"the variable {key} must be the image itself.")
             if key in fixed and content != fixed[key]:
                 raise _refuse(here, f"the variable {key} must be {fixed[key]!r}.")
             if not _PLAIN.fullmatch(content):

@@ -27,7 +27,7 @@ from labdock.cli.context import (
 )
 from labdock.cli.images import Checked, Keeper, list_images
 from labdock.cli.instance import Instance, hub_api
-from labdock.cli.shelves import Line, read_lines, read_shelves, write_shelves
+from labdock.cli.shelves import Line, read_line, read_lines, read_shelves
 from labdock.cli.up import keeper_of, read_images
 from labdock.core.errors import HostError, HubError, LabdockError
 from labdock.core.finding import Finding
@@ -92,18 +92,29 @@ async def each(names: tuple[str, ...], work: Callable[[str], Awaitable[Result]])
     return found
 
 
-def _work(context: Context, console: Console, work: Callable[[Work], Awaitable[Result]]) -> Result:
-    """Run *work* on this instance; one command at a time changes its images."""
+def _work(
+    context: Context, console: Console, work: Callable[[Work], Awaitable[Result]], *, files: bool = True
+) -> Result:
+    """Run *work* on this instance; without *files*, what the images are made from is not looked at.
+
+    So a line with a mistake in it does not stand in the way of a rollback.
+    """
     instance = context.instance()
     if instance.record is None:
         raise HostError(f"There is no Labdock in {instance.state} yet.", fix="Run `labdock up`.")
 
     async def whole(engine: Engine) -> Result:
         built_in, shelves = read_images(), read_shelves(instance)
-        lines = read_lines(instance, built_in, shelves)
+        lines = read_lines(instance, built_in, shelves) if files else ()
         return await work(Work(instance, engine, console, built_in, lines, shelves))
 
     return with_engine(whole, instance)
+
+
+def _must_be_known(work: Work, image: str) -> None:
+    known = tuple(one.id for one in work.instance.config.images)
+    if image not in known:
+        raise store.unknown_image(image, known)
 
 
 @contextmanager
@@ -150,19 +161,28 @@ def images_build(context: Context, names: tuple[str, ...], fresh: bool, as_json:
     """Build images as labdock.yaml says now, and offer them to nobody yet; without a name, all."""
     console = context.console(as_json=as_json)
 
-    async def renew(work: Work) -> None:
-        shelves = work.shelves
-        for image in work.chosen(names):
-            shelves = shelves.having(image, shelves.of(image).anew())
-        write_shelves(work.instance, shelves)
-
     async def build(work: Work) -> Each[bool]:
         return await each(work.chosen(names), work.keeper().build)
 
+    async def build_anew(work: Work) -> Each[bool]:
+        async def one(image: str) -> bool:
+            # Remembered when it is built: a build that fails leaves everything as it was.
+            shelf = work.shelves.of(image).anew()
+            line = read_line(
+                work.instance,
+                store.one_of(work.lines, image).image,
+                work.images,
+                work.shelves.having(image, shelf),
+            )
+            keeper = keeper_of(work.instance, work.engine, console, (line,), read_shelves(work.instance))
+            await keeper.build(image, fresh=True)
+            keeper.remember(image, shelf)
+            return True
+
+        return await each(work.chosen(names), one)
+
     with _alone(context):
-        if fresh:
-            _work(context, console, renew)
-        built = _work(context, console, build)
+        built = _work(context, console, build_anew if fresh else build)
 
     def lines() -> None:
         for image, changed in built.done.items():
@@ -263,7 +283,7 @@ def images_rollback(context: Context, image: str, as_json: bool, dry_run: bool) 
     console = context.console(as_json=as_json)
 
     async def roll_back(work: Work) -> dict[str, str]:
-        store.one_of(work.lines, image)
+        _must_be_known(work, image)
         shelf = work.shelves.of(image).rollback()
         release = shelf.release
         assert release is not None  # noqa: S101  a rollback goes to a release
@@ -277,7 +297,7 @@ def images_rollback(context: Context, image: str, as_json: bool, dry_run: bool) 
         return {"image": image, "version": release.version, "holds": release.words()}
 
     with _alone(context):
-        done = _work(context, console, roll_back)
+        done = _work(context, console, roll_back, files=False)
     would = "would be" if dry_run else "is"
     console.facts(
         done,
@@ -305,7 +325,7 @@ def images_try(context: Context, image: str, person: str | None, end: bool, as_j
     who = person or instance.config.login.admins[0]
 
     async def try_out(work: Work) -> dict[str, str]:
-        store.one_of(work.lines, image)
+        _must_be_known(work, image)
         keeper = work.keeper()
         if end:
             keeper.remember(image, work.shelves.of(image).trying(None))
@@ -326,7 +346,7 @@ def images_try(context: Context, image: str, person: str | None, end: bool, as_j
         return {"image": image, "url": f"{instance.config.site.url}/hub/home", "holds": release.words()}
 
     with _alone(context):
-        done = _work(context, console, try_out)
+        done = _work(context, console, try_out, files=not end)
     console.facts(
         done,
         lambda: console.say(

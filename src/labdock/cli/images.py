@@ -24,10 +24,10 @@ from labdock.cli.shelves import (
     write_look,
     write_shelves,
 )
-from labdock.cli.verify import FREE_CARD, Report, go_the_way
+from labdock.cli.verify import FREE_CARD, NOTHING_COMPUTES, Report, go_the_way
 from labdock.core.errors import BuildError, CheckError, EngineError, LabdockError
 from labdock.core.finding import Finding
-from labdock.core.image import Recipe
+from labdock.core.image import DEBIAN_TAG, Recipe
 from labdock.core.image_check import Seen, cuda_of, headline, judge
 from labdock.core.lifecycle import Act, Plan, plan_making
 from labdock.core.own_image import OWN, asked_for, explain
@@ -50,6 +50,7 @@ class Checked:
 
     findings: tuple[Finding, ...]
     release: Release
+    seen: Seen
 
     @property
     def ok(self) -> bool:
@@ -64,6 +65,8 @@ class Graphics:
     oldest_compute: tuple[int, int] | None = None
     cards: int = 0
     simulated: bool = False
+    trouble: str = ""
+    """Why none of this is known, "" where it is."""
 
 
 class Keeper:
@@ -93,6 +96,8 @@ class Keeper:
         """Carry out *plan*; what fails for one image is kept in ``failures``, and the others go on."""
         for step in plan:
             if step.image in self.failures:
+                # What it was to bring for others too is not there either.
+                self._failed.setdefault(step.subject, self.failures[step.image])
                 continue
             try:
                 match step.act:
@@ -109,6 +114,7 @@ class Keeper:
                     case _:
                         raise AssertionError(f"{step.act} is no act on an image")
             except LabdockError as error:
+                self._failed.setdefault(step.subject, error)
                 self.failures[step.image] = error
 
     async def _build(self, image: str, tag: str) -> None:
@@ -142,19 +148,27 @@ class Keeper:
             step=error.step,
         )
 
-    async def build(self, image: str) -> bool:
+    async def build(self, image: str, *, fresh: bool = False) -> bool:
         """Have the image *image* in the engine; whether there was anything to build.
+
+        With *fresh*, somebody else's image that it stands on is fetched again, if it came from a registry.
 
         Raises:
             LabdockError: A step failed.
         """
         making = self._lines[image].making
-        wanted = (*(recipe.tag for recipe in making.recipes), making.fetched)
-        tags = frozenset([tag for tag in wanted if tag and await self._engine.has_image(tag)])
-        steps = plan_making(making, tags)
+        wanted = {*(recipe.tag for recipe in making.recipes), making.fetched, DEBIAN_TAG} - {""}
+        tags = {tag for tag in sorted(wanted) if await self._engine.has_image(tag)}
+        if fresh and making.fetched in tags:
+            base = await self._engine.image(making.fetched)
+            # One without a digest was made on this machine: no registry has it.
+            tags -= {making.fetched} if base is not None and base.digests else set()
+        steps = plan_making(making, frozenset(tags))
         await self.apply(tuple(steps))
         if image in self.failures:
             raise self.failures.pop(image)
+        # Whoever cleans up, of this instance or another, sees that it is needed.
+        await self._engine.tag(making.tag, claim_of(self._instance, image, making.version))
         return bool(steps)
 
     async def check(self, image: str, *, anew: bool = False) -> Checked:
@@ -193,6 +207,8 @@ class Keeper:
         failed = next((proof for proof in report.proofs if not proof.ok), None)
         if failed is not None and failed.step == FREE_CARD:
             return Finding("computation", True, f"not tried: {failed.cause}")
+        if failed is None and any(NOTHING_COMPUTES in text for text in report.shown):
+            return Finding("computation", True, "not tried: no framework in it is known to compute on a GPU")
         seconds = sum(proof.seconds for proof in report.proofs)
         seen = f"{failed.step}: {failed.cause}" if failed else f"as on the CPU, in {seconds:.0f} s"
         return Finding(
@@ -213,20 +229,22 @@ class Keeper:
             )
 
     async def examine(self, image: str, *, anew: bool = False) -> Checked:
-        """As ``check``, whatever is found."""
+        """What is seen in the built image and what that means, fit or not; nothing is computed."""
         making = self._lines[image].making
         facts = await self._engine.image(making.tag)
         if facts is None:
             raise EngineError(f"The image {image} ({making.tag}) is not built.", fix="`labdock images build`")
-        seen = None if anew else read_look(self._instance, making.version)
+        # By the image, not by what it was made from: that may give other versions on another day.
+        seen = None if anew else read_look(self._instance, facts.id)
         if seen is None:
             seen = await self._look(image, making.tag, facts)
-            write_look(self._instance, making.version, seen)
+            write_look(self._instance, facts.id, seen)
         graphics = await read_graphics(self._instance)
         offered = self.shelves.of(image).release
         before = None
-        if offered is not None and offered.version != making.version:
-            before = read_look(self._instance, offered.version)
+        if offered is not None:
+            used = await self._engine.image(offered.reference)
+            before = read_look(self._instance, used.id) if used is not None and used.id != facts.id else None
         findings = judge(
             seen,
             size_bytes=facts.size_bytes,
@@ -234,6 +252,7 @@ class Keeper:
             labels=facts.labels,
             driver=graphics.driver,
             oldest_compute=graphics.oldest_compute,
+            trouble=graphics.trouble,
             before=before.packages if before else None,
             size_before_bytes=offered.size_bytes if before and offered else None,
         )
@@ -250,7 +269,7 @@ class Keeper:
             headline=headline(seen, names),
             cuda=cuda_of(seen),
         )
-        return Checked(findings, release)
+        return Checked(findings, release, seen)
 
     def _packages(self, image: str) -> tuple[str, ...]:
         """The Python packages that the lab itself asks for in *image*, by their normal names."""
@@ -265,7 +284,8 @@ class Keeper:
         }
         limits = self._instance.config.limits
         ran = await self._engine.run(
-            f"{self._instance.name}-check-{image}",
+            # With a dot, which no instance's and no part's name has.
+            f"{self._instance.name}-check.{image}",
             {
                 "Image": tag,
                 "Entrypoint": [],
@@ -320,10 +340,15 @@ class Keeper:
 
 
 async def read_graphics(instance: Instance) -> Graphics:
-    """What the agent says of driver and cards; nothing while it is away, or where there are none."""
+    """What the agent says of driver and cards; what it cannot say is a trouble, and never "no GPU"."""
     if not instance.agent_socket.exists() or not host.socket_answers(instance.agent_socket):
-        return Graphics()
-    inventory = (await AgentClient(instance.agent_socket).gpus()).inventory
+        simulated = instance.record is not None and instance.record.simulated_gpus
+        away = "the agent, which asks the driver, does not answer"
+        return Graphics(trouble=away if simulated or host.nvidia_folders() else "")
+    report = await AgentClient(instance.agent_socket).gpus()
+    if report.trouble is not None:
+        return Graphics(trouble=report.trouble.message.rstrip("."))
+    inventory = report.inventory
     if inventory.driver is None:
         return Graphics()
     known = [card.compute for card in inventory.cards if card.compute is not None]
@@ -370,7 +395,7 @@ async def list_images(
                     release.words(),
                     release.size_bytes,
                     running.get(image, 0),
-                    len(shelf.releases) - 1,
+                    len(shelf.earlier()),
                 )
             )
     return tuple(rows)
@@ -399,7 +424,7 @@ async def _row(engine: Engine, line: Line, shelves: Shelves, running: Mapping[st
         release.words() if release else "",
         release.size_bytes if release else None,
         running.get(line.image.id, 0),
-        len(shelf.releases) - 1 if shelf.releases else 0,
+        len(shelf.earlier()),
     )
 
 

@@ -11,7 +11,7 @@ from labdock.adapters import host
 from labdock.adapters.build_settings import BuildSettings, read_build_settings
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
-from labdock.core.errors import BuildError, HostError
+from labdock.core.errors import BuildError, EngineError, HostError
 from labdock.core.image import (
     DEBIAN_REGISTRY_IMAGE,
     DEBIAN_RELEASE,
@@ -77,10 +77,14 @@ class Maker:
         """Build the recipe whose tag is *tag*.
 
         Raises:
+            EngineError: What it stands on is not there.
             BuildError: With the last lines and the line of the Dockerfile that failed.
             HostError: The disk is full.
         """
         recipe = self._recipes[tag]
+        if not await self._engine.has_image(recipe.parent):
+            # The engine would ask a registry for it, where anybody may have put something under that name.
+            raise EngineError(f"The image {recipe.parent}, which {tag} stands on, is not on this machine.")
         settings = self._build_settings()
         with self._console.step(f"Build the image {tag}") as show:
             try:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from labdock.adapters import host
 from labdock.adapters.config_file import read_node
-from labdock.adapters.engine import Engine
 from labdock.cli.instance import Instance
 from labdock.core.compose import SERVICE_UID
 from labdock.core.config import Image
@@ -96,7 +95,7 @@ def _ignores_base(own: OwnFiles) -> bool:
 
 def _read_own_files(instance: Instance, image: Image) -> OwnFiles:
     beside = instance.config_path.parent if instance.config_path is not None else Path.cwd()
-    folder = {} if image.files is None else _read_folder(beside / image.files, image, "files")
+    folder = {} if image.files is None else _read_folder(instance, beside / image.files, image, "files")
     if image.files is not None:
         check_folder(image, frozenset(folder))
     context: dict[str, bytes] = {}
@@ -107,16 +106,33 @@ def _read_own_files(instance: Instance, image: Image) -> OwnFiles:
                 f"The image {image.id} is to be built from {path}, which is not there.",
                 fix="Write it, or correct dockerfile in labdock.yaml.",
             )
-        context = {**_read_folder(path.parent, image, "dockerfile"), "Dockerfile": path.read_bytes()}
+        context = {
+            **_read_folder(instance, path.parent, image, "dockerfile"),
+            "Dockerfile": path.read_bytes(),
+        }
     return OwnFiles(folder, context)
 
 
-def _read_folder(folder: Path, image: Image, setting: str) -> dict[str, bytes]:
+def _read_folder(instance: Instance, folder: Path, image: Image, setting: str) -> dict[str, bytes]:
     if not folder.is_dir():
         raise ConfigError(
             f"The image {image.id} is to be built from the folder {folder}, which is not there.",
             fix=f"Make it, or correct {setting} in labdock.yaml.",
         )
+    if instance.state.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"The folder {folder} of the image {image.id} holds {instance.state}, with Labdock's secrets.",
+            fix="Give the image a folder of its own.",
+        )
+    try:
+        return _read_files(folder, image)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} of the image {image.id} cannot be read: {error.strerror}."
+        ) from error
+
+
+def _read_files(folder: Path, image: Image) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     total = 0
     for path in sorted(folder.rglob("*")):
@@ -129,7 +145,13 @@ def _read_folder(folder: Path, image: Image, setting: str) -> dict[str, bytes]:
                 f"{MOST_CONTEXT_BYTES // 2**20} MiB.",
                 fix="Give it a folder of its own, with nothing but what the image is built from.",
             )
-        found[str(path.relative_to(folder))] = path.read_bytes()
+        name = str(path.relative_to(folder))
+        if not name.isprintable():
+            raise ConfigError(
+                f"The folder {folder} of the image {image.id} holds a file with an odd name: {name!r}.",
+                fix="Rename it: letters of UTF-8 alone.",
+            )
+        found[name] = path.read_bytes()
     return found
 
 
@@ -154,9 +176,9 @@ def place_of(instance: Instance, image: Image, setting: str, word: str) -> str:
     return f"{instance.config_path.name}:{line} {where}" if line else where
 
 
-def read_look(instance: Instance, version: str) -> Seen | None:
-    """What was seen inside the image of content *version*, None if nobody looked yet."""
-    text = host.read_text(instance.state / LOOKS / f"{version}.json")
+def read_look(instance: Instance, image_id: str) -> Seen | None:
+    """What was seen inside the image that the engine knows as *image_id*, None if nobody looked yet."""
+    text = host.read_text(_look_file(instance, image_id))
     try:
         return None if text is None else Seen.from_json(text)
     except (ValueError, TypeError, KeyError):
@@ -164,9 +186,13 @@ def read_look(instance: Instance, version: str) -> Seen | None:
         return None
 
 
-def write_look(instance: Instance, version: str, seen: Seen) -> None:
+def write_look(instance: Instance, image_id: str, seen: Seen) -> None:
     host.make_folder(instance.state / LOOKS, mode=0o755)
-    host.write_file(instance.state / LOOKS / f"{version}.json", seen.to_json(), mode=0o644)
+    host.write_file(_look_file(instance, image_id), seen.to_json(), mode=0o644)
+
+
+def _look_file(instance: Instance, image_id: str) -> Path:
+    return instance.state / LOOKS / f"{image_id.removeprefix('sha256:')[:24]}.json"
 
 
 def claim_of(instance: Instance, image: str, version: str) -> str:
@@ -176,8 +202,3 @@ def claim_of(instance: Instance, image: str, version: str) -> str:
     sees that somebody still needs it.
     """
     return f"labdock-{instance.name}/{image}:{version}"
-
-
-async def tags_there(engine: Engine, wanted: tuple[str, ...]) -> frozenset[str]:
-    """Those of *wanted* that the engine has."""
-    return frozenset([tag for tag in wanted if await engine.has_image(tag)])

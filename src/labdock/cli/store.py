@@ -16,7 +16,7 @@ from labdock.core.errors import BadRequestError, EngineError, HostError
 from labdock.core.image import ImageSet
 from labdock.core.prune import Images, plan_prune
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
-from labdock.core.shelf import Shelves, format_gb
+from labdock.core.shelf import Shelf, Shelves, format_gb
 
 
 def counted(images: Collection[str]) -> str:
@@ -51,9 +51,18 @@ async def save(
     }
     if not wanted:
         kept |= {images.server.tag, images.base.tag} & by_reference.keys()
-    missing = sorted(tags - by_reference.keys()) if not kept else []
-    if missing or not kept:
-        raise EngineError("These images are not built yet.", fix="`labdock images build`, then save them.")
+    missing = [
+        line.image.id
+        for line in lines
+        if (not wanted or line.image.id in wanted)
+        and line.making.tag not in by_reference
+        and shelves.of(line.image.id).current not in by_reference
+    ]
+    if missing:
+        raise EngineError(
+            f"Not built yet: {', '.join(missing)}.",
+            fix=f"`labdock images build {' '.join(missing)}`, then save them.",
+        )
     beside = path.with_name(f".{path.name}.part")
     try:
         with console.step(f"Write {counted(kept)} to {path}") as show:
@@ -105,6 +114,7 @@ async def look_for_unneeded(
         if image in ids
         for release in shelf.kept(earlier)
     }
+    kept |= {claim_of(instance, line.image.id, line.making.version) for line in lines}
     wanted = {recipe.tag for line in lines for recipe in line.making.recipes}
     wanted |= {images.base.tag, images.server.tag, images.simulation.tag}
     for part in await engine.containers({LABEL_INSTANCE: instance.name, LABEL_ROLE: ROLE_PART}):
@@ -138,7 +148,7 @@ async def prune(
                 # Somebody began to use it meanwhile, or an image stands on it that is needed.
                 kept.append(reference)
     left = {name: shelf.without(removed) for name, shelf in shelves.by_id.items()}
-    write_shelves(instance, Shelves({name: shelf for name, shelf in left.items() if shelf.releases}))
+    write_shelves(instance, Shelves({name: shelf for name, shelf in left.items() if shelf != Shelf()}))
     return {"removed": removed, "kept": kept, "freed_bytes": max(0, host.free_bytes(root) - before)}
 
 
@@ -151,7 +161,11 @@ def one_of(lines: tuple[Line, ...], image: str) -> Line:
     for line in lines:
         if line.image.id == image:
             return line
-    known = ", ".join(line.image.id for line in lines)
-    raise BadRequestError(
-        f"There is no image {image!r} in labdock.yaml.", field="image", fix=f"Known: {known}."
+    raise unknown_image(image, tuple(line.image.id for line in lines))
+
+
+def unknown_image(image: str, known: tuple[str, ...]) -> BadRequestError:
+    """That labdock.yaml has no image called *image*, and which it has."""
+    return BadRequestError(
+        f"There is no image {image!r} in labdock.yaml.", field="image", fix=f"Known: {', '.join(known)}."
     )

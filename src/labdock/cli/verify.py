@@ -25,6 +25,8 @@ from labdock.core.gpus import GpuRequest, GpuRules, Holder
 Result = TypeVar("Result")
 
 FILE = "labdock-verify.txt"
+NOTHING_COMPUTES = "nothing that computes on a GPU"
+"""What ``images/check/compute`` says of an image without a framework that it knows."""
 FREE_CARD = "Find a card that is free"
 COMPUTE_TIMEOUT_S = 300.0
 """The first use of a large framework on a GPU loads gigabytes and compiles."""
@@ -50,6 +52,7 @@ class Report:
     def __init__(self, console: Console | None) -> None:
         self._say = console.say if console is not None else lambda text: None
         self.proofs: list[Proof] = []
+        self.shown: list[str] = []
 
     async def prove(self, step: str, work: Awaitable[Result]) -> Result:
         """Await *work* as *step*; its error is kept as the cause and raised on."""
@@ -65,6 +68,7 @@ class Report:
 
     def show(self, text: str) -> None:
         """What a step printed, below it."""
+        self.shown.append(text)
         for line in text.rstrip().splitlines():
             self._say(f"    {line}")
 
@@ -115,6 +119,7 @@ async def _verify(
     except LabdockError:
         return False
     ok = True
+    gone = f"Remove {name} and everything of theirs"
     try:
         async with Visitor.arrive(url) as visitor:
             await report.prove(
@@ -124,10 +129,12 @@ async def _verify(
             await way(visitor, name, image, report)
     except (LabdockError, TimeoutError):
         ok = False
-    try:
-        await report.prove(f"Remove {name} and everything of theirs", _remove(api, name))
-    except LabdockError:
-        ok = False
+    finally:
+        # Also when somebody presses Ctrl-C: nobody is left behind, and no card is held.
+        try:
+            await report.prove(gone, _remove(api, name))
+        except LabdockError:
+            ok = False
     return ok
 
 

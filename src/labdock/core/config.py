@@ -67,7 +67,7 @@ _FOLDER = rf"(?!{_SYSTEM_FOLDERS})(?:/(?!\.{{1,2}}(?:/|$))[^/\u0000-\u001f\u007f
 _ANY_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt])(?:i?b)?\s*", re.IGNORECASE)
 _MOST_BYTES = 2**60
 _SHORT_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_IMAGE_ID = r"[a-z0-9][a-z0-9-]{0,29}"
+_IMAGE_ID = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 _IMAGE_PART = r"[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
 _REFERENCE = (
     # What comes before the first slash is a registry only if it looks like one, as the engine has it.
@@ -579,7 +579,7 @@ class Image:
 
     id: str = field(
         metadata=describe(
-            text_value("an id: 1 to 30 of a-z, 0-9 and '-', the first a letter or digit", _IMAGE_ID),
+            text_value("an id: 1 to 30 of a-z, 0-9 and '-', the first and last a letter or digit", _IMAGE_ID),
             help="Short name of the image: in addresses, in the engine's image names and in logs.",
             example="cpu",
         )

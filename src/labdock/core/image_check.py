@@ -26,6 +26,9 @@ START_COSTS: Mapping[str, str] = {
 }
 """Modules that no notebook server needs and that cost much at each start, and the package to leave out."""
 
+MOST_START_CPU_S = 4.0
+"""Several times what a built-in image takes, and twice the stock server: something is imported needlessly."""
+
 NAMES = {
     "torch": "PyTorch",
     "tensorflow": "TensorFlow",
@@ -125,20 +128,22 @@ def judge(
     labels: Mapping[str, str],
     driver: str | None,
     oldest_compute: tuple[int, int] | None = None,
+    trouble: str = "",
     before: Mapping[str, str] | None = None,
     size_before_bytes: int | None = None,
 ) -> tuple[Finding, ...]:
     """What speaks for and against publishing the image.
 
     *labels* are the image's own. *driver* is the version of this machine's driver, None without one;
-    *oldest_compute* is the lowest compute capability among its cards, None where it is not known. *before*
-    are the packages of the image that people use now, with its size.
+    *oldest_compute* is the lowest compute capability among its cards, None where it is not known; *trouble*
+    is why neither is known though it should be. *before* are the packages of the image that people use now,
+    with its size.
     """
     findings = (
         _hub(seen, hub_version),
         _labels(labels),
         _clashes(seen),
-        _cuda(seen, driver, oldest_compute),
+        _no_driver(seen, trouble) if trouble and seen.cuda else _cuda(seen, driver, oldest_compute),
         *(_import(one) for one in seen.imports),
         _start(seen.start),
         _together(seen),
@@ -186,6 +191,16 @@ def _clashes(seen: Seen) -> Finding:
         f"{names} both bring {count} with different contents, such as {first.example}{more}",
         "Whichever was installed last breaks the other. Leave one out, or choose versions that agree"
         f"{agreed}.",
+    )
+
+
+def _no_driver(seen: Seen, trouble: str) -> Finding:
+    """A driver that fails is not "no GPU": nobody knows whether it serves the image."""
+    return Finding(
+        "CUDA",
+        False,
+        f"{cuda_of(seen)}, and it is not known whether this machine serves it: {trouble}",
+        "`labdock doctor` says what is wrong with the driver; check the image again when it works.",
     )
 
 
@@ -243,6 +258,9 @@ def _start(start: Start) -> Finding:
     costly = [package for package, _ in start.slowest if package in START_COSTS]
     slowest = ", ".join(f"{package} {ms} ms" for package, ms in start.slowest[:3])
     seen = f"{start.cpu_seconds:.2f} CPU seconds, {start.seconds:.2f} s; slowest to import: {slowest}"
+    if start.cpu_seconds > MOST_START_CPU_S:
+        fix = f"More than {MOST_START_CPU_S:.0f} CPU seconds, and everybody waits: leave out what takes them."
+        return Finding("start", False, seen, fix)
     names = " and ".join(START_COSTS[package] for package in costly)
     return Finding(
         "start",

@@ -222,9 +222,8 @@ def plan_images(wanted: Wanted, found: Found) -> Plan:
     for making in wanted.notebooks:
         shelf = found.shelves.of(making.image)
         offered = shelf.release
-        if making.version in shelf.withdrawn and offered is not None:
-            continue
-        if offered is not None and offered.version == making.version and offered.reference in found.tags:
+        there = offered is not None and offered.reference in found.tags
+        if there and offered is not None and making.version in {*shelf.withdrawn, offered.version}:
             continue
         planned = {step.subject for step in steps}
         steps += [step for step in plan_making(making, found.tags) if step.subject not in planned]

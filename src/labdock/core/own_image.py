@@ -220,7 +220,7 @@ def _setting_of(image: Image, own: OwnFiles, step: str) -> str:
     """The setting whose layer the Dockerfile's line *step* belongs to."""
     for layer in layers_of(image, own):
         # The engine prints a command on one line.
-        if layer.file in step:
+        if f"/{layer.file}" in step or f" {layer.file} " in step:
             return layer.setting
     if "postBuild" in step:
         return "files"

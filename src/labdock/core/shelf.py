@@ -98,10 +98,10 @@ class Shelf:
 
     def before(self) -> Release | None:
         """The release that a rollback goes back to; None when there is none."""
-        earlier = self._earlier()
+        earlier = self.earlier()
         return earlier[-1] if earlier else None
 
-    def _earlier(self) -> tuple[Release, ...]:
+    def earlier(self) -> tuple[Release, ...]:
         """The releases before the current one that were not withdrawn, oldest first."""
         index = next((i for i, one in enumerate(self.releases) if one.reference == self.current), 0)
         return tuple(one for one in self.releases[:index] if one.version not in self.withdrawn)
@@ -123,7 +123,7 @@ class Shelf:
 
     def kept(self, earlier: int) -> tuple[Release, ...]:
         """What is not to be pruned: the current release, *earlier* ones to go back to, and what is tried."""
-        before = self._earlier()
+        before = self.earlier()
         kept = (*before[max(0, len(before) - earlier) :], self.release, self.trial)
         return tuple(one for one in kept if one is not None)
 
@@ -146,14 +146,6 @@ class Shelves:
     def having(self, image: str, shelf: Shelf) -> Shelves:
         """With *shelf* for *image*."""
         return Shelves({**self.by_id, image: shelf})
-
-    def references(self) -> frozenset[str]:
-        """Every reference that is remembered."""
-        return frozenset(
-            release.reference
-            for shelf in self.by_id.values()
-            for release in (*shelf.releases, *((shelf.trial,) if shelf.trial else ()))
-        )
 
     def to_json(self) -> str:
         return (
