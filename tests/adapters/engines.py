@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import subprocess
@@ -75,7 +76,7 @@ class WholeFakeEngine(FakeEngine):
         return web.json_response(self._shown(name))
 
     def _id(self, name: str) -> str:
-        return self.ids.setdefault(name, f"sha256:{name}")
+        return self.ids.setdefault(name, f"sha256:{hashlib.sha256(name.encode()).hexdigest()}")
 
     def _shown(self, name: str) -> dict[str, object]:
         one = self._id(name)

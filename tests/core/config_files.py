@@ -159,7 +159,10 @@ def good_files() -> Files:
         gpus=_gpus(),
         limits=_limits(),
         images=st.lists(
-            st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True), min_size=1, max_size=3, unique=True
+            st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True),
+            min_size=1,
+            max_size=3,
+            unique=True,
         ).flatmap(_images),
         jupyterhub=st.dictionaries(
             identifiers,

@@ -115,6 +115,20 @@ def test_what_everybody_would_wait_for_at_each_start_is_refused_by_name() -> Non
     assert "lark and rfc3987-syntax" in finding.fix
 
 
+def test_a_server_that_takes_many_times_what_it_should_is_refused() -> None:
+    finding = judged(replace(GOOD, start=Start(6.0, 5.5, "", (("torch", 4000),))))["start"]
+    assert not finding.ok
+    assert "torch 4000 ms" in finding.seen
+
+
+def test_a_driver_that_fails_is_not_taken_for_none() -> None:
+    trouble = "the driver's library and its module are of two versions"
+    finding = judged(GOOD, trouble=trouble)["CUDA"]
+    assert not finding.ok
+    assert trouble in finding.seen
+    assert judged(replace(GOOD, cuda=()), trouble=trouble)["CUDA"].ok
+
+
 def test_what_pip_says_of_versions_is_told_and_not_held_against_the_image() -> None:
     finding = judged(replace(GOOD, broken=("a 1 requires b, which is not installed.",)))["requirements"]
     assert finding.ok

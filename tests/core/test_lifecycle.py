@@ -295,6 +295,13 @@ def test_a_release_whose_image_is_gone_is_made_again() -> None:
     assert acts(plan_images(want, found))[-2:] == [Act.CHECK, Act.PUBLISH]
 
 
+def test_after_a_rollback_an_image_that_is_gone_is_made_again_too() -> None:
+    old, new = wanted(), wanted(base=b"2")
+    found = published(new, published(old, NOTHING))
+    shelves = found.shelves.having("cpu", found.shelves.of("cpu").rollback())
+    assert acts(plan_images(new, replace(found, shelves=shelves, tags=frozenset())))[-1] is Act.PUBLISH
+
+
 def test_a_secret_that_exists_is_never_made_again() -> None:
     found = replace(NOTHING, secrets=frozenset({"api_token"}))
     assert [step.subject for step in plan_up(wanted(), found) if step.act is Act.MAKE_SECRET] == ["crypt_key"]

@@ -236,6 +236,13 @@ def test_a_failed_build_is_told_by_its_setting_and_in_words(
     assert (mishap.setting, mishap.message, mishap.word) == (setting, message, word)
 
 
+def test_a_package_of_apt_is_not_blamed_on_the_folder() -> None:
+    own = OwnFiles({"apt.txt": b"less\n"})
+    assert explain(VISION, own, failed(APT, "E: Unable to locate package treee")).setting == "apt"
+    folder = APT.replace("labdock-apt.txt", "apt.txt")
+    assert explain(VISION, own, failed(folder, "E: Unable to locate package x")).setting == "files"
+
+
 def test_a_line_of_the_labs_dockerfile_that_fails_is_told_as_such() -> None:
     image = replace(VISION, dockerfile="Dockerfile")
     assert explain(image, NO_FILES, failed("RUN make robot", "no rule")).setting == "dockerfile"
