@@ -20,6 +20,7 @@ from labdock.core.own_image import (
     explain,
     layers_of,
     own_recipes,
+    settings_with_passwords,
 )
 
 IMAGES = image_set({**{name: {"Dockerfile": b""} for name in PARENTS}, "adapt": {"setup": b""}}, {})
@@ -241,6 +242,13 @@ def test_a_package_of_apt_is_not_blamed_on_the_folder() -> None:
     assert explain(VISION, own, failed(APT, "E: Unable to locate package treee")).setting == "apt"
     folder = APT.replace("labdock-apt.txt", "apt.txt")
     assert explain(VISION, own, failed(folder, "E: Unable to locate package x")).setting == "files"
+
+
+def test_a_password_in_an_address_is_told_by_its_setting() -> None:
+    image = replace(VISION, pip=("x @ https://lab:secret@lab.example/x.whl",))
+    own = OwnFiles({"requirements.txt": b"--index-url https://lab.example/simple\nsix\n"})
+    assert settings_with_passwords(image, own) == ("pip",)
+    assert settings_with_passwords(VISION, own) == ()
 
 
 def test_a_line_of_the_labs_dockerfile_that_fails_is_told_as_such() -> None:

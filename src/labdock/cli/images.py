@@ -30,7 +30,7 @@ from labdock.core.finding import Finding
 from labdock.core.image import DEBIAN_TAG, Recipe
 from labdock.core.image_check import Seen, cuda_of, headline, judge
 from labdock.core.lifecycle import Act, Plan, plan_making
-from labdock.core.own_image import OWN, asked_for, explain
+from labdock.core.own_image import OWN, asked_for, explain, settings_with_passwords
 from labdock.core.session import LABEL_IMAGE, LABEL_INSTANCE, LABEL_ROLE, ROLE_SESSION
 from labdock.core.shelf import TRIAL_SUFFIX, Release, Shelf, Shelves
 
@@ -123,6 +123,10 @@ class Keeper:
         if recipe.parent in self._failed:
             # Another image was to bring it, and could not.
             raise self._failed[recipe.parent]
+        if recipe.name.startswith(OWN):
+            for setting in settings_with_passwords(line.image, line.own):
+                place = place_of(self._instance, line.image, setting, "")
+                self._console.note(f"Note: {place} carries a password; people can read it in the image.")
         try:
             await self._maker.build(tag)
         except BuildError as error:

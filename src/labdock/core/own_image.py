@@ -134,6 +134,14 @@ def asked_for(image: Image, own: OwnFiles) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.sub(r"[-_.]+", "-", name[0]).lower() for name in found if name))
 
 
+def settings_with_passwords(image: Image, own: OwnFiles) -> tuple[str, ...]:
+    """The settings of *image* in which an address carries a password, for everybody with a session to read."""
+    layers = layers_of(image, own)
+    return tuple(
+        dict.fromkeys(layer.setting for layer in layers if re.search(rb"://[^/\s@]*:[^/\s@]+@", layer.data))
+    )
+
+
 def check_folder(image: Image, names: frozenset[str]) -> None:
     """Refuse a folder without anything in it that would be added.
 
