@@ -135,7 +135,7 @@ def asked_for(image: Image, own: OwnFiles) -> tuple[str, ...]:
 
 
 def settings_with_passwords(image: Image, own: OwnFiles) -> tuple[str, ...]:
-    """The settings of *image* in which an address carries a password, for everybody with a session to read."""
+    """The settings of *image* in which an address carries a password, for everybody to read in a session."""
     layers = layers_of(image, own)
     return tuple(
         dict.fromkeys(layer.setting for layer in layers if re.search(rb"://[^/\s@]*:[^/\s@]+@", layer.data))
