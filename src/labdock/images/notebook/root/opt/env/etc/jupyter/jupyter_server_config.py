@@ -51,6 +51,8 @@ c.ResourceUseDisplay.mem_limit = first_number(
 )
 c.ResourceUseDisplay.track_cpu_percent = True
 c.ResourceUseDisplay.cpu_limit = float(cpus())
+# It compares per cent with processors, and would always be red; a busy processor is nothing to warn of.
+c.ResourceUseDisplay.cpu_warning_threshold = 0.0
 c.ResourceUseDisplay.show_host_usage = False
 # It would look at every process once a second, in every idle session.
 c.ResourceUseDisplay.enable_prometheus_metrics = False
