@@ -155,8 +155,8 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
     """How to get from *found* to *wanted*, notebook images aside; empty when there is nothing to do."""
     missing_images = [r for r in wanted.recipes() if r is not wanted.images.base and r.tag not in found.tags]
     # Without the base, nothing can be built; where all is there that stands on it, it is not needed.
-    builds = [wanted.images.base, *missing_images] if missing_images else []
-    steps = plan_builds(tuple(builds), found.tags)
+    base = [wanted.images.base] if missing_images and wanted.images.base.tag not in found.tags else []
+    steps = _plan_builds([*base, *missing_images], found.tags)
     steps += [
         Step(Act.MAKE_FOLDER, folder.path, f"Make the folder {folder.path}")
         for folder in wanted.folders()
@@ -185,30 +185,23 @@ def plan_up(wanted: Wanted, found: Found) -> Plan:
     return tuple(steps)
 
 
-def plan_builds(recipes: tuple[Recipe, ...], tags: frozenset[str], image: str = "") -> list[Step]:
-    """How to get the last of *recipes*, each of which stands on the one before.
-
-    What is missing below an image that is there is not built: it is in that image.
-    """
-    steps: list[Step] = []
-    there = max((index for index, recipe in enumerate(recipes) if recipe.tag in tags), default=-1)
-    if image:
-        builds = [recipe for recipe in recipes[there + 1 :] if recipe.tag not in tags]
-    else:
-        builds = [recipe for recipe in recipes if recipe.tag not in tags]
-    if any(recipe.parent == DEBIAN_TAG for recipe in builds) and DEBIAN_TAG not in tags:
-        steps.append(Step(Act.GET_DEBIAN, DEBIAN_TAG, "Get Debian to build on", image))
-    steps += [Step(Act.BUILD, recipe.tag, f"Build the image {recipe.tag}", image) for recipe in builds]
+def _plan_builds(recipes: list[Recipe], tags: frozenset[str], image: str = "") -> list[Step]:
+    """How to build *recipes*, in order, on an engine that has *tags*."""
+    steps = [Step(Act.BUILD, recipe.tag, f"Build the image {recipe.tag}", image) for recipe in recipes]
+    if any(recipe.parent == DEBIAN_TAG for recipe in recipes) and DEBIAN_TAG not in tags:
+        steps.insert(0, Step(Act.GET_DEBIAN, DEBIAN_TAG, "Get Debian to build on", image))
     return steps
 
 
 def plan_making(making: Making, tags: frozenset[str]) -> list[Step]:
-    """How to have the image of *making* in the engine, which has *tags*; empty when it is there."""
-    if making.tag in tags:
-        return []
-    steps = plan_builds(making.recipes, tags, making.image)
-    begins = steps[0].subject == making.recipes[0].tag
-    if making.fetched and begins and making.fetched not in tags:
+    """How to have the image of *making* in the engine, which has *tags*; empty when it is there.
+
+    What is missing below an image that is there is not built: it is in that image.
+    """
+    there = max((index for index, recipe in enumerate(making.recipes) if recipe.tag in tags), default=-1)
+    builds = list(making.recipes[there + 1 :])
+    steps = _plan_builds(builds, tags, making.image)
+    if making.fetched and there == -1 and making.fetched not in tags:
         steps.insert(0, Step(Act.FETCH, making.fetched, f"Fetch {making.fetched}", making.image))
     return steps
 
