@@ -174,10 +174,14 @@ async def test_without_it_a_session_starts_and_pip_asks_the_machines_index(
             status = stack.labdock("status")
             assert status.returncode == 1
             assert "packages" in status.stdout
-        await ada.stop()
-        await ada.start(None)
-        kernel = await ada.kernel()
-        assert "8082" in await shell(ada, kernel, "echo $PIP_INDEX_URL")
+        async with asyncio.timeout(120):
+            while True:
+                await ada.stop()
+                await ada.start(None)
+                told = await shell(ada, await ada.kernel(), "echo $PIP_INDEX_URL")
+                # A busy part that was away is not waited for: then the next session is told.
+                if "8082" in told:
+                    break
 
 
 @pytest.mark.parametrize("command", ["doctor", "status"])

@@ -306,6 +306,16 @@ class Hub:
         return browser
 
 
+async def until_ready(hub: Hub, name: str, server: str = "") -> None:
+    """Wait until *name*'s session runs."""
+    async with asyncio.timeout(60):
+        while not any(
+            user.name == name and server in user.spawners and user.spawners[server].ready
+            for user in hub.app.users.values()
+        ):
+            await asyncio.sleep(0.05)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     """One hub for all tests of a file; each test uses people of its own."""

@@ -19,7 +19,7 @@ from labdock.core.errors import HostError, StartError
 from labdock.core.session import ImageChoice
 from labdock.core.shelf import TRIAL_SUFFIX
 from labdock.hub.images import from_state, image_news, images_for, to_state
-from tests.hub.conftest import IMAGES, Browser, Hub
+from tests.hub.conftest import IMAGES, Browser, Hub, until_ready
 
 on_a_hub = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,10 +29,13 @@ EARLIER = replace(CPU, reference="cpu:0", published_at="2026-10-01")
 TRIAL = ImageChoice("cpu@new", "JupyterLab: new, not published yet", "cpu:3", details="655 MB", trial=True)
 
 
-async def start(browser: Browser, image: str = "cpu", path: str = "/hub/spawn") -> None:
+async def start(hub: Hub, browser: Browser, image: str = "cpu", path: str = "/hub/spawn") -> None:
+    name = await browser.who()
     form = await browser.get(path)
     answer = await browser.post(path, {"_xsrf": form.xsrf(), "image": image})
     assert answer.status == 302, answer.text
+    # A busy hub answers before the session runs.
+    await until_ready(hub, name, path.partition(f"/{name}/")[2])
 
 
 def news_on(page: str) -> str:
@@ -61,14 +64,14 @@ async def test_what_is_published_is_offered_without_a_restart(hub: Hub) -> None:
         page = (await browser.get("/hub/spawn")).text
         assert "PyTorch" in page
         assert "5.2 GB" in page
-        await start(browser, "torch")
+        await start(hub, browser, "torch")
     assert 'value="torch"' not in (await browser.get("/hub/spawn/bea/two")).text
 
 
 @on_a_hub
 async def test_the_form_falls_back_to_the_default_when_the_last_image_is_gone(hub: Hub) -> None:
     browser = await hub.member("cat")
-    await start(browser, "cpu")
+    await start(hub, browser, "cpu")
     hub.app.users["cat"].spawner.user_options = {"image": "torch"}
     assert (await hub.api("DELETE", "/users/cat/server")).status == 204
     page = (await browser.get("/hub/spawn")).text
@@ -118,7 +121,7 @@ async def test_without_any_image_page_and_api_say_why(hub: Hub, broken: bool, wo
         assert (await browser.get("/hub/home")).status == 200
     if broken:
         assert "images.json cannot be read" in hub.lines.text
-    await start(browser)
+    await start(hub, browser)
 
 
 @on_a_hub
@@ -143,7 +146,7 @@ async def test_only_an_administrator_may_try_what_is_not_published(hub: Hub) -> 
         # An administrator starts it for themselves, not for others.
         for_other = await boss.get("/hub/spawn/fay/")
         assert "not published" not in for_other.text
-        await start(boss, "cpu@new")
+        await start(hub, boss, "cpu@new")
         assert news_on((await boss.get("/hub/home")).text) == ""
     with hub.images.changed(replace(NEWER, reference=TRIAL.reference)):
         # Published by now, under its own name: the session runs what everybody gets.
@@ -156,8 +159,8 @@ async def test_only_an_administrator_may_try_what_is_not_published(hub: Hub) -> 
 @on_a_hub
 async def test_a_running_session_is_told_of_a_newer_image_and_nothing_else_happens(hub: Hub) -> None:
     browser = await hub.member("gus")
-    await start(browser)
-    await start(browser, path="/hub/spawn/gus/two")
+    await start(hub, browser)
+    await start(hub, browser, path="/hub/spawn/gus/two")
     assert news_on((await browser.get("/hub/home")).text) == ""
     with hub.images.changed(NEWER, BROKEN):
         page = (await browser.get("/hub/home")).text
@@ -167,7 +170,7 @@ async def test_a_running_session_is_told_of_a_newer_image_and_nothing_else_happe
         assert page.count('data-state="running"') == 2
         assert (await hub.api("DELETE", "/users/gus/server")).status == 204
         assert (await browser.get("/hub/home")).text.count("A newer image is available") == 1
-        await start(browser)
+        await start(hub, browser)
         assert (await browser.get("/hub/home")).text.count("A newer image is available") == 1
     with hub.images.changed(broken=True):
         assert news_on((await browser.get("/hub/home")).text) == ""
@@ -176,7 +179,7 @@ async def test_a_running_session_is_told_of_a_newer_image_and_nothing_else_happe
 @on_a_hub
 async def test_no_text_of_an_image_becomes_markup(hub: Hub) -> None:
     browser = await hub.member("hal")
-    await start(browser)
+    await start(hub, browser)
     evil = replace(NEWER, label="<b>label", details="<i>details", trial=False)
     with hub.images.changed(evil):
         for path in ("/hub/home", "/hub/spawn/hal/two"):
@@ -190,8 +193,8 @@ async def test_no_text_of_an_image_becomes_markup(hub: Hub) -> None:
 async def test_a_session_asks_for_itself_and_for_no_other(hub: Hub) -> None:
     browser = await hub.member("ida")
     await hub.member("ivo")
-    await start(browser)
-    await start(browser, path="/hub/spawn/ida/two")
+    await start(hub, browser)
+    await start(hub, browser, path="/hub/spawn/ida/two")
     assert (await hub.api("POST", "/users/ivo/server", json={})).status == 201
     spawners = hub.app.users["ida"].spawners
     token, other = spawners[""].api_token, spawners["two"].api_token
@@ -245,7 +248,7 @@ async def test_jupyterlab_shows_what_the_hub_says_and_nothing_when_it_is_away(
     hub: Hub, updates: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser = await hub.member("jon")
-    await start(browser, path="/hub/spawn/jon/two")
+    await start(hub, browser, path="/hub/spawn/jon/two")
     token = hub.app.users["jon"].spawners["two"].api_token
     monkeypatch.setenv("JUPYTERHUB_API_URL", f"{hub.base}/hub/api")
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", token)

@@ -20,7 +20,17 @@ from labdock.core.session import Limits
 from labdock.hub import pages
 from labdock.hub.cards import Cards
 from tests.core.gpu_builders import card, inventory, lease
-from tests.hub.conftest import BETTER, GOOD, IMAGES, PUBLIC_URL, SETTINGS, Browser, FakeAgent, Hub
+from tests.hub.conftest import (
+    BETTER,
+    GOOD,
+    IMAGES,
+    PUBLIC_URL,
+    SETTINGS,
+    Browser,
+    FakeAgent,
+    Hub,
+    until_ready,
+)
 
 on_a_hub = pytest.mark.asyncio(loop_scope="module")
 
@@ -262,7 +272,7 @@ async def test_a_bad_body_is_refused_with_its_field(hub: Hub, body: str, field: 
 async def test_the_api_tells_everybody_with_state_and_session(hub: Hub) -> None:
     await hub.invite("lea")
     browser = await hub.member("leo", admin=True)
-    await start(browser, "cpu")
+    await start(hub, browser, "cpu")
     listed = {person["name"]: person for person in (await hub.api("GET", "/labdock/users")).json}
     assert list(listed) == sorted(listed)
     lea, leo = listed["lea"], listed["leo"]
@@ -385,8 +395,8 @@ async def test_removing_somebody_ends_everything_of_theirs(hub: Hub) -> None:
     account = hub.store.find("quin")
     assert account is not None
     token = (await hub.api("POST", "/users/quin/tokens", json={})).json["token"]
-    await start(browser, "cpu")
-    await start(browser, "cpu", server="second")
+    await start(hub, browser, "cpu")
+    await start(hub, browser, "cpu", server="second")
     user = next(user for user in hub.app.users.values() if user.name == "quin")
     spawners = list(user.spawners.values())
     assert [spawner.ready for spawner in spawners] == [True, True]
@@ -426,7 +436,7 @@ async def test_a_session_that_is_just_starting_is_ended_too(
         await asyncio.sleep(600)
 
     user.spawner.start = never
-    starting = asyncio.create_task(start(browser, "cpu"))
+    starting = asyncio.create_task(start(hub, browser, "cpu"))
     await begun.wait()
     gone = await asyncio.wait_for(hub.api("DELETE", "/labdock/users/rob?home=delete"), 10)
     assert (gone.status, gone.json) == (200, {"name": "rob", "home": ""})
@@ -537,8 +547,8 @@ async def test_what_was_typed_comes_back_escaped(hub: Hub, name: str) -> None:
 async def test_an_administrator_stops_somebody_s_sessions_on_the_people_page(hub: Hub) -> None:
     boss = await hub.member("wanda", admin=True)
     browser = await hub.member("wes")
-    await start(browser, "cpu")
-    await start(browser, "cpu", server="second")
+    await start(hub, browser, "cpu")
+    await start(hub, browser, "cpu", server="second")
     page = await boss.get("/hub/people")
     assert 'action="/hub/people/wes/stop"' in page.text
     assert (await boss.post("/hub/people/wes/stop", {})).status == 403
@@ -554,12 +564,14 @@ async def test_an_administrator_stops_somebody_s_sessions_on_the_people_page(hub
 # --- starting a session ---
 
 
-async def start(browser: Browser, image: str, server: str = "") -> None:
+async def start(hub: Hub, browser: Browser, image: str, server: str = "") -> None:
+    """Start a session with the form, and wait until it runs: a busy hub answers before that."""
     name = await browser.who()
     path = f"/hub/spawn/{name}/{server}" if server else "/hub/spawn"
     form = await browser.get(path)
     answer = await browser.post(path, {"_xsrf": form.xsrf(), "image": image})
     assert answer.status == 302, answer.text
+    await until_ready(hub, name, server)
 
 
 @on_a_hub
@@ -588,7 +600,7 @@ async def test_a_failed_start_tells_its_cause_at_once_and_on_the_start_page(hub:
         assert "Choose another image." in page.text
         assert "line 1\n&lt;i&gt;line 2&lt;/i&gt;" in page.text
         assert "spawn failed" not in page.text.lower()
-    await start(browser, "cpu")
+    await start(hub, browser, "cpu")
     assert "The container ended at once." not in (await browser.get("/hub/home")).text
 
 
@@ -615,8 +627,8 @@ async def test_a_start_form_that_makes_no_sense_is_refused_with_a_sentence(
 @on_a_hub
 async def test_home_stops_the_session_that_it_shows(hub: Hub) -> None:
     browser = await hub.member("zoe")
-    await start(browser, "cpu")
-    await start(browser, "cpu", server="second")
+    await start(hub, browser, "cpu")
+    await start(hub, browser, "cpu", server="second")
     page = await browser.get("/hub/home")
     stops = re.findall(r'data-ld-stop="([^"]+)"', page.text)
     assert stops == ["/hub/api/users/zoe/server", "/hub/api/users/zoe/servers/second"]
