@@ -146,12 +146,38 @@ def _shared(folders: list[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
     ).map(list)
 
 
+def _logins() -> Files:
+    admins = st.lists(names, min_size=1, max_size=3, unique=True)
+    provider = {"client_id": st.sampled_from(["Iv1.a", "0-a.apps"]), "admins": admins}
+    people = st.lists(st.sampled_from(["kim", "Lee-2", "jo@lab.example"]), unique=True)
+    return st.one_of(
+        some_of(method=st.just("local"), admins=admins, approve=st.booleans()),
+        st.fixed_dictionaries(
+            {"method": st.just("github"), **provider},
+            optional={
+                "organizations": st.lists(st.sampled_from(["vision-lab", "Chem"]), unique=True),
+                "teams": st.lists(st.sampled_from(["vision-lab:gpu", "Chem:all_1"]), unique=True),
+                "people": people,
+                "server": st.sampled_from([None, "https://github.lab.example"]),
+            },
+        ),
+        st.fixed_dictionaries(
+            {"method": st.just("oidc"), "server": st.just("https://login.lab.example/realms/a"), **provider},
+            optional={
+                "groups": st.lists(st.sampled_from(["staff", "/gpu users"]), unique=True),
+                "oidc": some_of(groups_claim=st.just("realm_access.roles"), scopes=st.just(["groups"])),
+                "label": st.sampled_from(["", "Example University"]),
+            },
+        ),
+    )
+
+
 def good_files() -> Files:
     """Files that are taken, as plain values: sections and settings present or not, written in many ways."""
     identifiers = st.from_regex(r"[A-Z][a-z]{1,8}", fullmatch=True)
     return some_of(
         site=_sites(),
-        login=some_of(method=st.just("local"), admins=st.lists(names, min_size=1, max_size=3, unique=True)),
+        login=_logins(),
         storage=some_of(
             root=st.sampled_from([None, "/srv/labdock", "/srv/a b/"]),
             shared=st.lists(names, max_size=3, unique=True).flatmap(_shared),

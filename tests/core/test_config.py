@@ -22,6 +22,7 @@ from labdock.core.config import (
 )
 from labdock.core.errors import ConfigError
 from labdock.core.gpus import ALL, EXCLUSIVE, MIG, Share, Sharing
+from labdock.core.login import access_rules, login_settings
 from labdock.core.session import Limits
 from labdock.core.settings import (
     Entry,
@@ -205,13 +206,43 @@ def test_a_setting_without_a_value_is_not_guessed() -> None:
     )
 
 
-def test_ways_to_sign_in_that_are_to_come_are_told_apart_from_mistakes() -> None:
-    assert "is not there yet. This version of Labdock knows local accounts only" in only_problem(
-        login={"method": "github"}
+GITHUB = {"method": "github", "client_id": "Iv1.abc", "admins": ["Mia"]}
+LDAP = {"method": "ldap", "server": "ldaps://ldap.lab", "admins": ["mia"], "ldap": {"users": "ou=people"}}
+
+
+def test_each_way_to_sign_in_is_one_line_and_what_it_needs() -> None:
+    login = parsed(login={**GITHUB, "organizations": ["Vision-Lab"], "teams": ["Vision-Lab:GPU"]}).login
+    assert (login.admins, login.organizations, login.teams) == (
+        ("mia",),
+        ("vision-lab",),
+        ("vision-lab:gpu",),
     )
-    assert (
-        only_problem(login={"method": "locl"}) == 'login.method: "locl" is not local. Did you mean "local"?'
-    )
+    assert access_rules(login).memberships == {"vision-lab", "vision-lab:gpu"}
+    oidc = {**GITHUB, "method": "oidc", "server": "https://login.lab/realms/x/", "groups": ["staff"]}
+    assert login_settings(parsed(login=oidc).login).server == "https://login.lab/realms/x"
+    assert login_settings(parsed(login=LDAP).login).label == "the directory"
+    assert only_problem(login={"method": "locl"}).endswith('Did you mean "local"?')
+
+
+@pytest.mark.parametrize(
+    ("login", "problem"),
+    [
+        ({**GITHUB, "client_id": ""}, "needs login.client_id with github. Register an application"),
+        ({"method": "github", "client_id": "a"}, "needs login.admins with github. Write who administers"),
+        ({**GITHUB, "method": "oidc"}, "needs login.server with oidc. Write its address"),
+        ({**GITHUB, "groups": ["a"]}, "goes with gitlab, oidc, ldap, and login.method is github. Write org"),
+        ({"people": ["kim"]}, "login.method is local. People are invited: labdock users add NAME"),
+        ({**GITHUB, "server": "ldaps://x"}, "does not begin with https://."),
+        ({**LDAP, "server": "https://x"}, "is no address of a directory."),
+        ({**LDAP, "server": "ldap://x"}, "would send passwords readable."),
+        ({**LDAP, "groups": ["staff"]}, "needs login.ldap.groups."),
+        ({**LDAP, "ldap": {}}, "needs login.ldap.users with ldap."),
+        ({**GITHUB, "method": "google", "domains": ["lab"]}, '"lab" is not a domain'),
+        ({**GITHUB, "admins": ["mia smith"]}, "is not what somebody is called where they sign in"),
+    ],
+)
+def test_ways_to_sign_in_that_cannot_work_are_refused(login: dict[str, Any], problem: str) -> None:
+    assert problem in only_problem(login=login)
 
 
 def test_administrators_need_names_that_people_can_have() -> None:
@@ -553,8 +584,8 @@ MISTAKES: tuple[tuple[tuple[str | int, ...], object], ...] = (
     (("site", "url"), "x"),
     (("site", "listen"), "x"),
     (("site", "contact"), ["x"]),
-    (("login", "method"), "github"),
-    (("login", "admins", 1), "Bob"),
+    (("login", "method"), "git"),
+    (("login", "admins", 1), "bob smith"),
     (("storage", "root"), "x"),
     (("storage", "shared", 0, "write"), "all"),
     (("storage", "shared", 1, "name"), None),

@@ -17,11 +17,11 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
 
-from labdock.core.errors import AccountError, ConfigError
+from labdock.core.errors import ConfigError
 from labdock.core.gpu_settings import GPU_SECTION
 from labdock.core.gpus import GpuRules
 from labdock.core.image import BUILTINS
-from labdock.core.people import NAME_PATTERN, RESERVED_NAMES, check_name
+from labdock.core.login import LOGIN_SECTION, Login
 from labdock.core.session import Limits
 from labdock.core.settings import (
     Findings,
@@ -32,7 +32,6 @@ from labdock.core.settings import (
     Problem,
     Reading,
     Record,
-    Scalar,
     Traits,
     Value,
     Wrong,
@@ -43,7 +42,6 @@ from labdock.core.settings import (
     line_of_text,
     settings_of,
     text_value,
-    type_of,
     value_of,
     whole_number,
 )
@@ -179,15 +177,6 @@ def _plain_cpus(cpus: float | None) -> Plain:
     if cpus is None:
         return "none"
     return int(cpus) if cpus.is_integer() else cpus
-
-
-def _read_person_name(value: Plain) -> object | Wrong:
-    if not isinstance(value, str):
-        return Wrong(f"is {type_of(Scalar(value))}, not a person's name", "Put it in quotes.")
-    try:
-        return check_name(value)
-    except AccountError as error:
-        return Wrong("cannot be a person's name", error.fix)
 
 
 def _valid_ipv6(address: str) -> bool:
@@ -332,17 +321,6 @@ def _normal_package(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else requirement
 
 
-_PERSON_VALUE = Value(
-    "a person's name",
-    {
-        "type": "string",
-        "pattern": f"^(?:{NAME_PATTERN.pattern})$",
-        "not": {"enum": sorted(RESERVED_NAMES)},
-    },
-    _read_person_name,
-)
-
-
 # The sections.
 
 
@@ -397,36 +375,6 @@ def _finish_site(reading: Reading) -> None:
         reading.refuse("url", listen.message, listen.hint)
     else:
         reading.values["listen"] = listen
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How people sign in, and who administers."""
-
-    method: str = field(
-        default="local",
-        metadata=describe(
-            choice(
-                "local",
-                not_yet=dict.fromkeys(
-                    ("github", "gitlab", "google", "oidc", "ldap"),
-                    "This version of Labdock knows local accounts only: write local.",
-                ),
-            ),
-            help="How people sign in. The method local means accounts of this site, "
-            "with a password that people set themselves by an invitation link.",
-            example="local",
-        ),
-    )
-    admins: tuple[str, ...] = field(
-        default=("admin",),
-        metadata=describe(
-            ListOf(_PERSON_VALUE, named="name", at_least=1),
-            help="Names of the people who administer the site. "
-            "The first sign-in link is for the first of them.",
-            example=["mia", "sam"],
-        ),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -688,8 +636,8 @@ class Config:
     login: Login = field(
         default=Login(),
         metadata=describe(
-            Record(settings_of(Login), Login),
-            help="How people sign in, and who administers.",
+            LOGIN_SECTION,
+            help="How people sign in, who administers, and who may in.",
             example={"admins": ["mia"]},
         ),
     )

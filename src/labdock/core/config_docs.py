@@ -123,6 +123,8 @@ def _settings_lines(settings: tuple[Setting, ...], prefix: str) -> list[str]:
         lines += [f"- Default: {_default_words(setting)}", f"- Example: {_code(setting.example)}", ""]
         if isinstance(setting.kind, ListOf) and isinstance(setting.kind.kind, Record):
             lines += _settings_lines(setting.kind.kind.settings, f"{prefix}{setting.key}[].")
+        elif isinstance(setting.kind, Record):
+            lines += _settings_lines(setting.kind.settings, f"{prefix}{setting.key}.")
     return lines[:-1] if prefix.count(".") == 1 else lines
 
 
@@ -137,6 +139,8 @@ def _words(kind: Kind) -> str:
             return f"a list, each {item.words}"
         case ListOf():
             return "a list of mappings, with the keys below"
+        case Record():
+            return "a mapping, with the keys below"
         case _:
             return "a mapping"
 
