@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from labdock.core.accounts import LINK_LIFE_S, LinkKind, LinkState, UnknownPersonError, token_hash
+from labdock.core.accounts import LINK_LIFE_S, LinkKind, LinkState, Standing, UnknownPersonError, token_hash
+from labdock.core.admission import Presented
 from labdock.core.errors import AccountError
 from labdock.hub.accounts import KEEP_DEAD_LINKS_S, AccountStore, _Base
 
@@ -152,5 +158,134 @@ def test_accounts_survive_a_restart(tmp_path: Path) -> None:
 
 def test_the_tables_are_plain_enough_for_postgresql() -> None:
     for table in _Base.metadata.sorted_tables:
-        text = str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
-        assert "BIGINT" in text
+        statement = str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]  # SQLAlchemy's own gap
+        assert "CREATE TABLE" in statement
+
+
+# --- people who sign in elsewhere ---
+
+MIA = Presented(
+    "github:1", "Mia", email="mia@lab.example", full_name="Mia M.", groups=frozenset({"vision-lab"})
+)
+
+
+@pytest.fixture
+def github(tmp_path: Path) -> Iterator[AccountStore]:
+    store = AccountStore(f"sqlite:///{tmp_path}/hub.sqlite", "github")
+    yield store
+    store.close()
+
+
+def test_a_renamed_login_keeps_its_account(github: AccountStore) -> None:
+    made = github.enrol(MIA, Standing.LISTED, now=5)
+    assert (made.name, made.aliases) == ("mia", {"mia", "mia@lab.example"})
+    found, taken = github.recognise(replace(MIA, login="mia-smith", groups=frozenset()))
+    assert found is not None
+    assert (found.name, found.login, found.groups, taken) == ("mia", "mia-smith", frozenset(), frozenset())
+    assert found.aliases == {"mia", "mia-smith", "mia@lab.example"}
+    assert github.everybody() == (found,)
+
+
+def test_a_login_registered_anew_is_somebody_else_with_no_claim_to_it(github: AccountStore) -> None:
+    github.enrol(MIA, Standing.LISTED, now=5)
+    github.recognise(replace(MIA, login="mia-smith", email=""))
+    thief = Presented("github:666", "mia", email="mia@lab.example")
+    found, taken = github.recognise(thief)
+    assert (found, taken) == (None, {"mia", "mia@lab.example"})
+    stranger = github.enrol(thief, Standing.WAITING, now=6)
+    assert (stranger.name, stranger.aliases) == ("mia-2", frozenset())
+    again, _ = github.recognise(MIA)
+    assert again is not None
+    assert again.identity == "github:1"
+
+
+def test_who_is_expected_gets_the_account_and_nobody_after_them(github: AccountStore) -> None:
+    expected = github.expect("Kim-L", name="kim", admin=True, now=1)
+    assert (expected.name, expected.state, expected.admin) == ("kim", "invited", True)
+    found, _ = github.recognise(Presented("github:7", "kim-l"))
+    assert found is not None
+    assert found.identity == expected.identity
+    github.recognise(Presented("github:7", "kim-new"))
+    assert github.recognise(Presented("github:8", "kim-l")) == (None, {"kim-l"})
+    for login, name in (("kim-l", "other"), ("else", "kim"), ("kim-new", "kim-new")):
+        with pytest.raises(AccountError):
+            github.expect(login, name=name, admin=False, now=2)
+
+
+def test_an_account_of_another_way_to_sign_in_is_carried_over_by_an_administrators_word(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/hub.sqlite"
+    local = AccountStore(url)
+    old = local.add("ada", admin=False, now=0)
+    local.close()
+    store = AccountStore(url, "github")
+    # A stranger's login of the same name opens nothing.
+    assert store.recognise(Presented("github:3", "ada"))[0] is None
+    store.expect("ada-l", name="ada", admin=False, now=1)
+    found, _ = store.recognise(Presented("github:4", "ada-l"))
+    assert found is not None
+    assert found.identity == old.identity
+    store.close()
+
+
+def test_strangers_cannot_fill_the_table(github: AccountStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labdock.hub.accounts.MOST_WAITING", 3)
+    for number in range(3):
+        github.enrol(Presented(f"github:{number}", f"s{number}"), Standing.WAITING, now=0)
+    with pytest.raises(AccountError, match="no more can"):
+        github.enrol(Presented("github:99", "s99"), Standing.WAITING, now=0)
+    github.set_standing("s1", Standing.ADDED)
+    github.enrol(Presented("github:99", "s99"), Standing.WAITING, now=0)
+
+
+def test_who_is_removed_is_forgotten_and_their_names_are_free(github: AccountStore) -> None:
+    github.enrol(MIA, Standing.LISTED, now=5)
+    github.remove("mia")
+    assert github.recognise(replace(MIA, identity="github:2")) == (None, frozenset())
+    assert github.of_identity("github:1") is None
+
+
+def test_a_database_of_the_first_version_is_carried_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/hub.sqlite"
+    with create_engine(url).begin() as old:
+        old.execute(
+            text(
+                "CREATE TABLE labdock_accounts (identity VARCHAR(64) PRIMARY KEY, name VARCHAR(32) UNIQUE, "
+                "password_hash VARCHAR(255), admin BOOLEAN NOT NULL, created_at BIGINT NOT NULL, "
+                "activated_at BIGINT)"
+            )
+        )
+        old.execute(text("INSERT INTO labdock_accounts VALUES ('local:1', 'ada', 'hash', 1, 3, 4)"))
+    store = AccountStore(url)
+    (ada,) = store.everybody()
+    assert (ada.name, ada.admin, ada.standing, ada.login, ada.groups) == (
+        "ada",
+        True,
+        Standing.ADDED,
+        "",
+        frozenset(),
+    )
+    store.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.sampled_from(["ann", "ben", "cat"]), st.sampled_from(Standing)),
+        max_size=12,
+    )
+)
+def test_no_account_is_ever_opened_by_two_identities(visits: list[tuple[int, str, Standing]]) -> None:
+    with TemporaryDirectory() as folder:
+        store = AccountStore(f"sqlite:///{folder}/hub.sqlite", "github")
+        opened: dict[str, str] = {}
+        for number, login, standing in visits:
+            presented = Presented(f"github:{number}", login)
+            account, _ = store.recognise(presented)
+            account = account or store.enrol(presented, standing, now=0)
+            assert opened.setdefault(account.name, presented.identity) == presented.identity
+        assert len(store.everybody()) == len(opened) == len({number for number, _, _ in visits})
+        aliases = [alias for account in store.everybody() for alias in account.aliases]
+        assert len(aliases) == len(set(aliases))
+        store.close()

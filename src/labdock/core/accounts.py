@@ -47,9 +47,23 @@ class UnknownPersonError(AccountError):
     label = "unknown-person"
 
 
+class Standing(StrEnum):
+    """By what somebody is here: an administrator's word, or the rules of the configuration alone."""
+
+    ADDED = "added"
+    LISTED = "listed"
+    WAITING = "waiting"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A local account. Times are Unix seconds; ``activated_at`` is the first sign-in by a link, or None."""
+    """A person's account. Times are Unix seconds; ``activated_at`` is the first sign-in, or None.
+
+    ``login``, ``email``, ``full_name`` and ``groups`` are what the sign-in provider said last, empty for a
+    local account. ``aliases`` are the names by which lists mean this person: all that nobody else showed
+    first. ``admin`` is an administrator by another one's word, whatever the configuration says.
+    """
 
     identity: str
     name: str
@@ -57,9 +71,18 @@ class Account:
     has_password: bool
     created_at: int
     activated_at: int | None
+    standing: Standing = Standing.ADDED
+    login: str = ""
+    email: str = ""
+    full_name: str = ""
+    groups: frozenset[str] = frozenset()
+    aliases: frozenset[str] = frozenset()
 
     @property
     def state(self) -> str:
+        """waiting, refused, invited or active, in a word; not whether the rules let them in."""
+        if self.standing in {Standing.WAITING, Standing.REFUSED}:
+            return self.standing.value
         return "invited" if self.activated_at is None else "active"
 
 

@@ -1,12 +1,28 @@
-"""Local accounts and their links in the hub's database."""
+"""Everybody's accounts in the hub's database: who may in or asks to, and the links of local accounts."""
 
 from __future__ import annotations
 
+import json
 import secrets
+from collections.abc import Iterable
 
-from sqlalchemy import BigInteger, Boolean, Engine, String, create_engine, delete, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Engine,
+    String,
+    Text,
+    create_engine,
+    delete,
+    func,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.schema import CreateColumn
 
 from labdock.core.accounts import (
     LINK_LIFE_S,
@@ -14,10 +30,13 @@ from labdock.core.accounts import (
     Link,
     LinkKind,
     LinkState,
+    Standing,
     UnknownPersonError,
     token_hash,
 )
+from labdock.core.admission import MOST_WAITING, Presented, name_from
 from labdock.core.errors import AccountError
+from labdock.core.login import LOCAL
 from labdock.core.people import check_name
 
 KEEP_DEAD_LINKS_S = 30 * 24 * 3600
@@ -37,8 +56,14 @@ class _AccountRow(_Base):
     admin: Mapped[bool] = mapped_column(Boolean())
     created_at: Mapped[int] = mapped_column(BigInteger())
     activated_at: Mapped[int | None] = mapped_column(BigInteger())
+    # Later than the first version: a database that lacks them is given them, with these defaults.
+    standing: Mapped[str] = mapped_column(String(16), server_default=Standing.ADDED.value)
+    login: Mapped[str] = mapped_column(String(255), server_default="")
+    email: Mapped[str] = mapped_column(String(255), server_default="")
+    full_name: Mapped[str] = mapped_column(String(255), server_default="")
+    groups: Mapped[str] = mapped_column(Text(), server_default="[]")
 
-    def account(self) -> Account:
+    def account(self, aliases: Iterable[str] = ()) -> Account:
         return Account(
             identity=self.identity,
             name=self.name,
@@ -46,7 +71,40 @@ class _AccountRow(_Base):
             has_password=self.password_hash is not None,
             created_at=self.created_at,
             activated_at=self.activated_at,
+            standing=Standing(self.standing),
+            login=self.login,
+            email=self.email,
+            full_name=self.full_name,
+            groups=frozenset(json.loads(self.groups)),
+            aliases=frozenset(aliases),
         )
+
+    def show(self, presented: Presented) -> None:
+        """Keep what a provider says now."""
+        self.login, self.email = presented.login[:255], presented.email[:255]
+        self.full_name = presented.full_name[:255]
+        self.groups = json.dumps(sorted(presented.groups))
+
+
+class _SignInRow(_Base):
+    """Which account an identity at a provider belongs to."""
+
+    __tablename__ = "labdock_sign_ins"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64), index=True)
+
+
+class _AliasRow(_Base):
+    """Which account a changeable name at a provider belongs to: the one that showed it first.
+
+    ``alias`` begins with the provider: "github mia".
+    """
+
+    __tablename__ = "labdock_aliases"
+
+    alias: Mapped[str] = mapped_column(String(320), primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64), index=True)
 
 
 class _LinkRow(_Base):
@@ -70,13 +128,28 @@ class AccountStore:
     and this one could wait for each other. *now* is always Unix seconds.
     """
 
-    def __init__(self, db_url: str) -> None:
-        """Open the hub's database at *db_url* (SQLAlchemy's form) and make the tables it lacks."""
+    def __init__(self, db_url: str, method: str = LOCAL) -> None:
+        """Open the hub's database at *db_url* (SQLAlchemy's form) and make the tables it lacks.
+
+        *method* is how people sign in now; names that were shown by another one mean nobody.
+        """
+        self._method = method
         # SQLite lets one write at a time: wait for the hub's own transactions.
         arguments = {"timeout": 30} if db_url.startswith("sqlite") else {}
         self._engine: Engine = create_engine(db_url, connect_args=arguments, pool_pre_ping=True)
         _Base.metadata.create_all(self._engine)
+        self._add_missing_columns()
         self._sessions = sessionmaker(self._engine)
+
+    def _add_missing_columns(self) -> None:
+        """Give the accounts of an earlier version the columns that came later."""
+        table = _AccountRow.__tablename__
+        present = {column["name"] for column in inspect(self._engine).get_columns(table)}
+        with self._engine.begin() as connection:
+            for column in _Base.metadata.tables[table].columns:
+                if column.name not in present:
+                    declared = CreateColumn(column).compile(dialect=self._engine.dialect)
+                    connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {declared}"))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -89,34 +162,186 @@ class AccountStore:
         """
         check_name(name)
         row = _AccountRow(
-            identity=f"local:{secrets.token_hex(8)}",
+            identity=f"{LOCAL}:{secrets.token_hex(8)}",
             name=name,
             password_hash=None,
             admin=admin,
             created_at=now,
             activated_at=None,
+            standing=Standing.ADDED,
+            login="",
+            email="",
+            full_name="",
+            groups="[]",
         )
         try:
             with self._sessions.begin() as session:
                 session.add(row)
                 session.flush()
-                return row.account()
+                return self._account(session, row)
         except IntegrityError as error:
             raise AccountError(
                 f"There is already somebody called {name!r}.", fix="Choose another name."
             ) from error
 
+    def expect(self, login: str, *, name: str, admin: bool, now: int) -> Account:
+        """An account for whoever signs in next as *login* ; they get the account called *name*.
+
+        An account of that name that nobody signs in to so yet keeps home and history.
+
+        Raises:
+            AccountError: *name* cannot be a name, or *login* or *name* belongs to somebody who signs in so.
+        """
+        check_name(name)
+        alias = self._alias(login)
+        try:
+            with self._sessions.begin() as session:
+                owner = session.get(_AliasRow, alias)
+                row = session.scalar(select(_AccountRow).where(_AccountRow.name == name))
+                if owner is not None and (row is None or owner.identity != row.identity):
+                    holder = session.get(_AccountRow, owner.identity)
+                    raise AccountError(
+                        f"{login} is known here already, as {holder.name if holder else 'somebody'}.",
+                        fix="`labdock users list` shows everybody.",
+                    )
+                if row is not None and self._signs_in(session, row.identity):
+                    raise AccountError(
+                        f"There is already somebody called {name!r}.", fix="Choose another name."
+                    )
+                if row is None:
+                    row = _AccountRow(
+                        identity=f"expected:{secrets.token_hex(8)}",
+                        name=name,
+                        password_hash=None,
+                        admin=admin,
+                        created_at=now,
+                        activated_at=None,
+                        standing=Standing.ADDED,
+                        login=login,
+                        email="",
+                        full_name="",
+                        groups="[]",
+                    )
+                    session.add(row)
+                row.admin = row.admin or admin
+                row.standing = Standing.ADDED
+                if owner is None:
+                    session.add(_AliasRow(alias=alias, identity=row.identity))
+                session.flush()
+                return self._account(session, row)
+        except IntegrityError as error:
+            raise AccountError(f"{name!r} was just added.", fix="Look again.") from error
+
+    def recognise(self, presented: Presented) -> tuple[Account | None, frozenset[str]]:
+        """Whose account *presented* opens, with what the provider says now kept in it; and the names that
+        others showed first.
+
+        An account that was made for a login which nobody has used yet becomes theirs for good.
+        """
+        with self._sessions.begin() as session:
+            found = session.get(_SignInRow, presented.identity)
+            rows = {name: session.get(_AliasRow, self._alias(name)) for name in presented.names}
+            identity = found.identity if found is not None else None
+            if identity is None:
+                # Expected here, and not yet by anybody's identity: first come by the name it was made for.
+                for expected in filter(None, rows.values()):
+                    if not self._signs_in(session, expected.identity):
+                        identity = expected.identity
+                        session.add(_SignInRow(key=presented.identity, identity=identity))
+                        break
+            row = session.get(_AccountRow, identity) if identity is not None else None
+            if row is not None:
+                row.show(presented)
+                for name, bound in rows.items():
+                    if bound is None:
+                        session.add(_AliasRow(alias=self._alias(name), identity=row.identity))
+                session.flush()
+            taken = {
+                name
+                for name, bound in rows.items()
+                if bound is not None and (row is None or bound.identity != row.identity)
+            }
+            return (None if row is None else self._account(session, row)), frozenset(taken)
+
+    def enrol(self, presented: Presented, standing: Standing, *, now: int) -> Account:
+        """A new account for *presented*, under a name that nobody has, with the aliases that nobody showed.
+
+        Raises:
+            AccountError: Too many wait already, or the same person was enrolled at this very moment.
+        """
+        try:
+            with self._sessions.begin() as session:
+                if standing is Standing.WAITING:
+                    waiting = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
+                    if (session.scalar(waiting) or 0) >= MOST_WAITING:
+                        raise AccountError(
+                            f"{MOST_WAITING} people wait for approval, and no more can.",
+                            fix="Write to whoever runs this site.",
+                        )
+                names = set(session.scalars(select(_AccountRow.name)))
+                row = _AccountRow(
+                    identity=presented.identity,
+                    name=name_from(presented.login, names),
+                    password_hash=None,
+                    admin=False,
+                    created_at=now,
+                    activated_at=None,
+                    standing=standing,
+                )
+                row.show(presented)
+                session.add(row)
+                session.add(_SignInRow(key=presented.identity, identity=row.identity))
+                for name in presented.names:
+                    if session.get(_AliasRow, self._alias(name)) is None:
+                        session.add(_AliasRow(alias=self._alias(name), identity=row.identity))
+                session.flush()
+                return self._account(session, row)
+        except IntegrityError as error:
+            raise AccountError("Somebody signed in at the same moment.", fix="Sign in again.") from error
+
+    def set_standing(self, name: str, standing: Standing) -> Account:
+        """Change by what *name* is here.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+        """
+        with self._sessions.begin() as session:
+            row = session.scalar(select(_AccountRow).where(_AccountRow.name == name))
+            if row is None:
+                raise UnknownPersonError(f"There is nobody called {name!r}.")
+            row.standing = standing
+            if standing is Standing.REFUSED:
+                row.admin = False
+            session.flush()
+            return self._account(session, row)
+
+    def activate(self, name: str, *, now: int) -> None:
+        """Note that *name* has signed in."""
+        with self._sessions.begin() as session:
+            session.execute(
+                update(_AccountRow)
+                .where(_AccountRow.name == name, _AccountRow.activated_at.is_(None))
+                .values(activated_at=now)
+            )
+
     def find(self, name: str) -> Account | None:
         """The account called *name*, or None."""
         with self._sessions() as session:
             row = session.scalar(select(_AccountRow).where(_AccountRow.name == name))
-            return row.account() if row is not None else None
+            return self._account(session, row) if row is not None else None
+
+    def of_identity(self, key: str) -> Account | None:
+        """The account that the identity *key* at a provider opens, or None."""
+        with self._sessions() as session:
+            found = session.get(_SignInRow, key)
+            row = session.get(_AccountRow, found.identity if found else key)
+            return self._account(session, row) if row is not None else None
 
     def everybody(self) -> tuple[Account, ...]:
-        """All accounts by name."""
+        """All accounts by name, those who wait and who were refused among them."""
         with self._sessions() as session:
             rows = session.scalars(select(_AccountRow).order_by(_AccountRow.name))
-            return tuple(row.account() for row in rows)
+            return tuple(self._account(session, row) for row in rows)
 
     def password_hash(self, name: str) -> str | None:
         """The stored hash of *name*'s password; None if there is no such account or no password yet."""
@@ -146,7 +371,8 @@ class AccountStore:
         with self._sessions.begin() as session:
             row = session.scalar(select(_AccountRow).where(_AccountRow.name == name))
             if row is not None:
-                session.execute(delete(_LinkRow).where(_LinkRow.identity == row.identity))
+                for table in (_LinkRow, _SignInRow, _AliasRow):
+                    session.execute(delete(table).where(table.identity == row.identity))
                 session.delete(row)
 
     def make_link(self, name: str, kind: LinkKind, *, now: int) -> tuple[str, int]:
@@ -178,7 +404,7 @@ class AccountStore:
             if row is None or owner is None:
                 return LinkState.UNKNOWN, None, None
             link = row.link()
-            return link.state(now), link, owner.account()
+            return link.state(now), link, self._account(session, owner)
 
     def use_link(self, token: str, *, now: int, password_hash: str | None = None) -> Account | None:
         """Use the link of *token* up, set the password if one is given, and return whose account it is.
@@ -208,7 +434,23 @@ class AccountStore:
                 owner.password_hash = password_hash
                 _void_links(session, owner.identity, now=now)
             session.flush()
-            return owner.account()
+            return self._account(session, owner)
+
+    def _alias(self, name: str) -> str:
+        return f"{self._method} {name.lower()}"[:320]
+
+    def _signs_in(self, session: Session, identity: str) -> bool:
+        """Whether the account *identity* belongs to an identity at the present provider already."""
+        keys = session.scalars(select(_SignInRow.key).where(_SignInRow.identity == identity))
+        return any(key.startswith(f"{self._method}:") for key in keys)
+
+    def _account(self, session: Session, row: _AccountRow) -> Account:
+        if self._method == LOCAL:
+            return row.account((row.name,))
+        aliases = session.scalars(select(_AliasRow.alias).where(_AliasRow.identity == row.identity))
+        return row.account(
+            name for method, _, name in (alias.partition(" ") for alias in aliases) if method == self._method
+        )
 
 
 def _void_links(session: Session, identity: str, *, now: int, kind: LinkKind | None = None) -> None:
