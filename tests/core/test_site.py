@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labdock.core.login import LoginSettings
 from labdock.core.session import Limits, SharedFolder
 from labdock.core.site import AgentRules, HubSettings
 
@@ -25,7 +26,7 @@ limits = st.builds(
 shared = st.lists(st.builds(SharedFolder, texts, texts, texts), max_size=3).map(tuple)
 hub_settings = st.builds(
     HubSettings,
-    admins=several_texts,
+    login=st.builds(LoginSettings, method=texts, scopes=several_texts),
     limits=limits,
     shared=shared,
     jupyterhub=st.dictionaries(texts, st.dictionaries(texts, plain, max_size=2), max_size=2),

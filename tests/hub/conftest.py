@@ -24,10 +24,12 @@ from traitlets.config import Config
 
 from labdock.core.errors import EngineError, HostError, StartError
 from labdock.core.gpus import GpuReport, GpuRules, Inventory, Lease, Trouble, Way
+from labdock.core.login import AccessRules, LoginSettings
 from labdock.core.session import ImageChoice, Limits
 from labdock.core.site import HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.admission import Admission
 from labdock.hub.app import LabdockHub
 from labdock.hub.cards import Cards
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
@@ -44,7 +46,7 @@ SETTINGS = HubSettings(
     contact="admin@lab.example",
     public_url=PUBLIC_URL,
     first_admin="mia",
-    admins=("carl",),
+    login=LoginSettings(),
     limits=Limits(cpus=4, memory_bytes=8 * 2**30),
     shared=(),
     homes_root="/srv/homes",
@@ -269,6 +271,13 @@ class Browser:
 
 
 @dataclass
+class Rules:
+    """Who may in by the configuration, which a test may change."""
+
+    now: AccessRules
+
+
+@dataclass
 class Hub:
     """The running hub and everything a test needs of it."""
 
@@ -280,6 +289,7 @@ class Hub:
     lines: Lines
     token: str
     images: Offered
+    rules: Rules
     later_s: float = 0.0
     browsers: list[Browser] = field(default_factory=list)
 
@@ -323,11 +333,12 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     db_url = f"sqlite:///{folder}/hub.sqlite"
     store = AccountStore(db_url)
 
+    rules = Rules(AccessRules(admins=("carl",)))
+
+    admission = Admission(store, lambda: rules.now, clock=lambda: time.time() + running.later_s)
     sign_in = SignIn(
-        store,
-        admins=SETTINGS.admins,
+        admission,
         hasher=CHEAP,
-        clock=lambda: time.time() + running.later_s,
         steady=lambda: time.monotonic() + running.later_s,
     )
     agent = FakeAgent()
@@ -339,7 +350,7 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
         return offered()
 
     async def identity_of(name: str) -> str:
-        account = await sign_in.find(name)
+        account = await admission.find(name)
         assert account is not None
         return account.identity
 
@@ -370,7 +381,9 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2}
     c.JupyterHub.allow_named_servers = True
     c.JupyterHub.authenticator_class = LocalAuthenticator
+    c.LabdockAuthenticator.admission = admission
     c.LocalAuthenticator.sign_in = sign_in
+    c.Authenticator.auth_refresh_age = 5
     c.JupyterHub.template_paths = pages.template_paths()
     c.JupyterHub.template_vars = pages.template_vars(SETTINGS, images, store, cards)
     c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, images, sign_in, agent, cards)
@@ -383,7 +396,7 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     await app.initialize([])
     app.log.addHandler(lines)
     await app.start()
-    running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token, offered)
+    running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token, offered, rules)
     yield running
     for browser in running.browsers:
         await browser.http.close()

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jupyterhub import orm, roles
 
+from labdock.core.accounts import LinkKind
 from labdock.core.errors import EngineError, StartError
 from labdock.core.gpus import Driver, GpuReport, Lease, Way
 from labdock.core.session import Limits
@@ -216,10 +217,10 @@ async def test_guessing_the_present_password_is_slowed(hub: Hub) -> None:
 @on_a_hub
 async def test_the_first_password_needs_no_present_one_and_the_page_asks_for_it(hub: Hub) -> None:
     browser = hub.browser()
-    store = hub.store
+    store, now = hub.store, hub.sign_in.admission.now()
     store.add("first", admin=True, now=0)
-    store.use_link(store.make_link("first", "signin", now=hub.sign_in.now())[0], now=hub.sign_in.now())  # type: ignore[arg-type]  # a StrEnum's value
-    link = f"{PUBLIC_URL}/hub/link/{store.make_link('first', 'signin', now=hub.sign_in.now())[0]}"  # type: ignore[arg-type]  # as above
+    store.use_link(store.make_link("first", LinkKind.SIGNIN, now=now)[0], now=now)
+    link = f"{PUBLIC_URL}/hub/link/{store.make_link('first', LinkKind.SIGNIN, now=now)[0]}"
     await browser.use_link(link)
     assert "You have no password yet" in (await browser.get("/hub/home")).text
     page = await browser.get("/hub/password")

@@ -11,6 +11,7 @@ from typing import Any
 
 from labdock.core.config import Config
 from labdock.core.errors import HostError
+from labdock.core.login import access_rules, login_settings
 from labdock.core.session import (
     LABEL_INSTANCE,
     LABEL_ROLE,
@@ -48,6 +49,9 @@ SECRETS = ("proxy_token", "cookie_secret", "crypt_key", "api_token")
 
 _SUBNETS = tuple(f"10.{second}.{third}.0/20" for second in range(213, 224) for third in range(0, 256, 16))
 """Where a sessions' network may lie: 4094 addresses each, in a corner that few sites use."""
+
+ACCESS = "access.json"
+"""The hub's file of who may in, beside its settings."""
 
 HOST_FILES = "/host"
 """Below this folder the agent finds those of the host that a driver's files lie in, and its devices."""
@@ -122,6 +126,8 @@ class Deployment:
     *driver_folders* are the host's folders that a driver's files lie in, empty on a machine without NVIDIA
     hardware; *simulated_gpus* is how many cards are simulated instead. *cdi* says that the engine reads
     CDI specs. *pip* is what this machine's pip is told, as far as it holds inside images too.
+    *login_authority* is the text of the file that ``login.authority`` names; *secrets* tells of each secret
+    that somebody set when that was, so that a part which reads it begins anew with a new one.
     """
 
     instance: str
@@ -137,6 +143,8 @@ class Deployment:
     simulation_image: str = ""
     cdi: bool = False
     pip: Mapping[str, str] = field(default_factory=dict)
+    login_authority: str = ""
+    secrets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def service_uid(self) -> int:
@@ -195,7 +203,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         contact=config.site.contact,
         public_url=config.site.url,
         first_admin=config.login.admins[0],
-        admins=config.login.admins,
+        login=login_settings(config.login, authority=site.login_authority),
         limits=_limits(site),
         shared=shared_folders(site)[0],
         homes_root=site.places.homes,
@@ -365,7 +373,7 @@ def compose(site: Deployment) -> dict[str, Any]:
             "hub": _part(
                 site,
                 "hub",
-                settings,
+                f"{settings}{sorted(site.secrets.items())}",
                 {
                     "user": service_user,
                     "depends_on": {
@@ -512,6 +520,8 @@ def part_files(site: Deployment) -> dict[str, str]:
     return {
         "parts/agent/agent.json": agent_rules(site).to_json(),
         "parts/hub/hub.json": hub_settings(site).to_json(),
+        # Read anew while the hub runs, so it is no part of what replaces the hub.
+        f"parts/hub/{ACCESS}": access_rules(site.config.login).to_json(),
         "parts/edge/Caddyfile": caddyfile(site),
     }
 

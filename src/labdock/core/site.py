@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from labdock.core.gpus import GpuRules
+from labdock.core.login import LoginSettings
 from labdock.core.session import Limits, SharedFolder
 
 PACKAGES_PORT = 8082
@@ -41,7 +42,9 @@ def package_cache(ip: str, pip: Mapping[str, str]) -> PackageCache:
 class HubSettings:
     """What the hub needs to know; read once when it starts, from ``hub.json``.
 
-    Which images are offered changes while it runs: that is in ``images.json`` beside it.
+    What changes while it runs is in files beside it: the images that are offered in ``images.json``, who may
+    in (``core.login.AccessRules``) in ``access.json``.
+    ``login`` is how people sign in; with local accounts, ``first_admin`` gets the first link.
     ``homes_root`` and the shared folders are paths on the host, as the engine will mount them.
     ``hub_ip`` is the hub's own address, which no name given out on the network can take from it;
     ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
@@ -54,7 +57,7 @@ class HubSettings:
     contact: str
     public_url: str
     first_admin: str
-    admins: tuple[str, ...]
+    login: LoginSettings
     limits: Limits
     shared: tuple[SharedFolder, ...]
     homes_root: str
@@ -76,7 +79,7 @@ class HubSettings:
         return HubSettings(
             **{
                 **data,
-                "admins": tuple(data["admins"]),
+                "login": LoginSettings.from_data(data["login"]),
                 "limits": Limits(**data["limits"]),
                 "shared": tuple(SharedFolder(**folder) for folder in data["shared"]),
                 "packages": PackageCache.from_data(data["packages"]),

@@ -133,7 +133,7 @@ class ResetAPIHandler(_PeopleAPI):
     async def post(self, name: str) -> None:
         self.read_body()
         account = await self.people.get(name)
-        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
+        self.check_may_touch(admin=self.people.admission.is_admin(account))
         self.answer_link(await self.people.reset(name))
 
 

@@ -15,13 +15,15 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.adapters.live_file import LiveFile
 from labdock.adapters.package_cache import PackageCacheLook
-from labdock.core.compose import HUB_PORT
+from labdock.core.compose import ACCESS, HUB_PORT
 from labdock.core.errors import AccountError
+from labdock.core.login import AccessRules
 from labdock.core.session import SESSION_PORT, ImageChoice
 from labdock.core.shelf import choices_from_json
 from labdock.core.site import PACKAGES_PORT, HubSettings
 from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
+from labdock.hub.admission import Admission
 from labdock.hub.cards import Cards
 from labdock.hub.ends import follow_ends
 from labdock.hub.gate import Gate
@@ -44,8 +46,9 @@ settings = HubSettings.from_json((SETTINGS / "hub.json").read_text())
 database = settings.jupyterhub.get("JupyterHub", {}).get("db_url", f"sqlite:///{STATE}/hub.sqlite")
 agent = AgentClient(AGENT_SOCKET)
 engine = Engine(AGENT_SOCKET)
-store = AccountStore(database)
-sign_in = SignIn(store, admins=settings.admins)
+store = AccountStore(database, settings.login.method)
+admission = Admission(store, LiveFile(SETTINGS / ACCESS, AccessRules.from_json).value)
+sign_in = SignIn(admission)
 offered = LiveFile(SETTINGS / "images.json", choices_from_json)
 cards = Cards(agent, settings.instance, settings.gpus)
 
@@ -55,7 +58,7 @@ def images() -> tuple[ImageChoice, ...]:
 
 
 async def identity_of(name: str) -> str:
-    account = await sign_in.find(name)
+    account = await admission.find(name)
     if account is None:
         raise AccountError(f"{name} has no account any more.")
     return account.identity
@@ -163,7 +166,10 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2, "slow_stop_timeout":
 # People and pages. The edge alone tells where a request came from, and the proxy hands that on.
 c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]
 c.JupyterHub.authenticator_class = LocalAuthenticator
+c.LabdockAuthenticator.admission = admission
 c.LocalAuthenticator.sign_in = sign_in
+# A change of rights holds within seconds, not minutes.
+c.Authenticator.auth_refresh_age = 5
 c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
 c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)

@@ -51,7 +51,7 @@ def extra_handlers(
     settings: HubSettings, images: Images, sign_in: SignIn, agent: Agent, cards: Cards
 ) -> list[tuple[Any, ...]]:
     """What ``JupyterHub.extra_handlers`` is set to."""
-    people = People(settings, sign_in, agent)
+    people = People(settings, sign_in.admission, agent)
     return [
         (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
         (r"/password", PasswordHandler, {"sign_in": sign_in}),
@@ -372,13 +372,14 @@ class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type 
                 self.set_status(400)
                 await self._show(link.kind, account, error=str(error))
                 return
+        admission = self.sign_in.admission
         used = await asyncio.to_thread(
-            self.sign_in.store.use_link, token, now=self.sign_in.now(), password_hash=hashed
+            admission.store.use_link, token, now=admission.now(), password_hash=hashed
         )
         if used is None:
             await self._refuse(LinkState.USED)
             return
-        user = await self.auth_to_user({"name": used.name, "admin": self.sign_in.is_admin(used)})
+        user = await self.auth_to_user({"name": used.name, "admin": admission.is_admin(used)})
         if hashed is not None:
             sign_out_everywhere(self.db, user)
         self.set_login_cookie(user)
@@ -386,10 +387,9 @@ class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type 
         self.redirect(self.get_next_url(user), status=303)
 
     async def _look_up(self, token: str) -> tuple[LinkState, Link | None, Account | None]:
-        state, link, account = await asyncio.to_thread(
-            self.sign_in.store.look_up, token, now=self.sign_in.now()
-        )
-        if account and account.name in self.sign_in.leaving:
+        admission = self.sign_in.admission
+        state, link, account = await asyncio.to_thread(admission.store.look_up, token, now=admission.now())
+        if account and (account.name in admission.leaving or not admission.judge(account).admitted):
             return LinkState.UNKNOWN, None, None
         return state, link, account
 
@@ -432,14 +432,15 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
             self.set_header("Retry-After", str(error.wait_s))
             await self._show(account, error=str(error), field="present")
             return
-        await asyncio.to_thread(self.sign_in.store.set_password, account.name, hashed, now=self.sign_in.now())
+        admission = self.sign_in.admission
+        await asyncio.to_thread(admission.store.set_password, account.name, hashed, now=admission.now())
         sign_out_everywhere(self.db, self.current_user)
         self.set_login_cookie(self.current_user)
         self.log.info("%s set a password", account.name)
         await self._show(await self._account(), done=True)
 
     async def _account(self) -> Account:
-        account = await self.sign_in.find(self.current_user.name)
+        account = await self.sign_in.admission.find(self.current_user.name)
         if account is None:
             raise web.HTTPError(403, "You have no local account.")
         return account
@@ -513,7 +514,7 @@ class PersonHandler(PeopleHandler):
             account = await self.people.get(name)
         except UnknownPersonError as error:
             raise web.HTTPError(404, str(error)) from error
-        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
+        self.check_may_touch(admin=self.people.admission.is_admin(account))
         await self.show_people(made=await self.people.reset(name))
 
     async def _remove(self, name: str) -> None:

@@ -18,7 +18,7 @@ from tornado.log import app_log
 from labdock.core.accounts import Account, LinkKind, UnknownPersonError
 from labdock.core.errors import AccountError, HubError
 from labdock.core.site import HubSettings
-from labdock.hub.sign_in import SignIn
+from labdock.hub.admission import Admission
 
 STOP_WITHIN_S = 60.0
 """How long removing somebody waits for each of their sessions to end."""
@@ -51,10 +51,10 @@ class MadeLink:
 class People:
     """The people of one instance."""
 
-    def __init__(self, settings: HubSettings, sign_in: SignIn, agent: Agent) -> None:
+    def __init__(self, settings: HubSettings, admission: Admission, agent: Agent) -> None:
         self.settings = settings
-        self.sign_in = sign_in
-        self._store = sign_in.store
+        self.admission = admission
+        self._store = admission.store
         self._agent = agent
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> People:
@@ -82,7 +82,7 @@ class People:
         Raises:
             AccountError: Somebody has the name, or it cannot be one.
         """
-        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.sign_in.now())
+        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.admission.now())
         app_log.info("Invited %s%s", name, " as administrator" if admin else "")
         return await self._link(name, LinkKind.INVITE)
 
@@ -100,7 +100,7 @@ class People:
         name = self.settings.first_admin
         account = await asyncio.to_thread(self._store.find, name)
         if account is None:
-            await asyncio.to_thread(self._store.add, name, admin=True, now=self.sign_in.now())
+            await asyncio.to_thread(self._store.add, name, admin=True, now=self.admission.now())
         elif not account.admin:
             await asyncio.to_thread(self._store.make_admin, name)
         return await self._link(name, LinkKind.SIGNIN)
@@ -115,10 +115,10 @@ class People:
         account = await self.get(name)
         if name == asked_by:
             raise AccountError("You cannot remove yourself.", fix="Ask another administrator.")
-        is_admin = self.sign_in.is_admin
+        is_admin = self.admission.is_admin
         if is_admin(account) and not any(is_admin(a) and a.name != name for a in await self.everybody()):
             raise AccountError(f"{name!r} is the last administrator.", fix="Invite another one first.")
-        if name in self.sign_in.leaving:
+        if name in self.admission.leaving:
             raise AccountError(f"{name!r} is being removed already.", fix="Wait a moment.")
         return account
 
@@ -133,7 +133,9 @@ class People:
         return home
 
     async def _link(self, name: str, kind: LinkKind) -> MadeLink:
-        token, expires_at = await asyncio.to_thread(self._store.make_link, name, kind, now=self.sign_in.now())
+        token, expires_at = await asyncio.to_thread(
+            self._store.make_link, name, kind, now=self.admission.now()
+        )
         app_log.info("Made a link (%s) for %s", kind, name)
         # The public address, never the request's Host: whoever sends that could choose where tokens go.
         url = f"{self.settings.public_url.rstrip('/')}/hub/link/{token}"
@@ -188,7 +190,7 @@ class PeopleMixin:
             session = "running"
         return {
             "name": account.name,
-            "admin": self.people.sign_in.is_admin(account),
+            "admin": self.people.admission.is_admin(account),
             "state": account.state,
             "created_at": iso_time(account.created_at),
             "last_activity": seen.replace(tzinfo=UTC, microsecond=0).isoformat() if seen else None,
@@ -204,8 +206,8 @@ class PeopleMixin:
             HubError: A session did not stop; the account is still there.
         """
         account = await self.people.check_may_go(name, asked_by=self.current_user.name)
-        self.check_may_touch(admin=self.people.sign_in.is_admin(account))
-        leaving = self.people.sign_in.leaving
+        self.check_may_touch(admin=self.people.admission.is_admin(account))
+        leaving = self.people.admission.leaving
         leaving.add(name)
         try:
             user = self.find_user(name)

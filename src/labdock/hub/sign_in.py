@@ -1,4 +1,4 @@
-"""Signing in with a local account: passwords, and JupyterHub's authenticator on top of them."""
+"""Signing in: what all methods share, and local accounts with their passwords."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from labdock.core.accounts import (
     normal_password,
 )
 from labdock.core.people import NAME_PATTERN
-from labdock.hub.accounts import AccountStore
+from labdock.hub.admission import Admission
 
 WRONG = "Wrong name or password."
 
@@ -36,27 +36,20 @@ R = TypeVar("R")
 class SignIn:
     """Passwords of the local accounts: checked and set off the event loop, and only so often.
 
-    *admins* are names whose accounts are administrators by configuration; a name alone is no
-    account, so nobody becomes one by it. *clock* gives Unix seconds, *steady* the limiter's seconds.
+    *steady* gives the limiter's seconds.
     """
 
     def __init__(
         self,
-        store: AccountStore,
+        admission: Admission,
         *,
-        admins: tuple[str, ...] = (),
         hasher: PasswordHasher | None = None,
-        clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store = store
-        self.leaving: set[str] = set()
-        """Names that are being removed: they can neither sign in nor start a session."""
-        self._admins = frozenset(admins)
+        self.admission = admission
         # 32 MiB a check and two at a time: a burst of sign-ins cannot eat the hub's memory.
         self._hasher = hasher or PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="password")
-        self._clock = clock
         self._steady = steady
         self._limiter = Limiter()
         # Checked when there is no hash, so that an unknown name takes as long as a wrong password.
@@ -65,19 +58,6 @@ class SignIn:
     def __deepcopy__(self, memo: Mapping[int, Any]) -> SignIn:
         """Itself: traitlets copies every configured value, but limiter and threads are one for the hub."""
         return self
-
-    def now(self) -> int:
-        """Unix time in whole seconds."""
-        return int(self._clock())
-
-    def is_admin(self, account: Account) -> bool:
-        return account.admin or account.name in self._admins
-
-    async def find(self, name: str) -> Account | None:
-        """The account called *name*, unless it is unknown or being removed."""
-        if name in self.leaving:
-            return None
-        return await asyncio.to_thread(self.store.find, name)
 
     async def check(self, name: str, password: str, address: str) -> Account | None:
         """The account called *name* if *password* is its password, else None.
@@ -89,9 +69,9 @@ class SignIn:
         self._limiter, wait_s = self._limiter.admit(address, known_form, self._steady())
         if wait_s:
             raise TooManyTriesError(wait_s)
-        stored = await asyncio.to_thread(self.store.password_hash, known_form)
+        stored = await asyncio.to_thread(self.admission.store.password_hash, known_form)
         right = await self._in_thread(self._matches, stored or self._nobody, password)
-        account = await self.find(known_form)
+        account = await self.admission.find(known_form)
         if account is None or stored is None or not right:
             # What was typed as a name may be a password: log it only if it is a name.
             who = account.name if account else "nobody we know"
@@ -132,15 +112,62 @@ def address_of(handler: Any) -> str:
     return told
 
 
-class LocalAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has no type information
-    """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
+class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has no type information
+    """What every way to sign in shares: the accounts say who may in, now and later."""
 
-    sign_in: SignIn = AnyTrait(help="The accounts and the pace of tries.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
+    admission: Admission = AnyTrait(help="The accounts and the rules.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
 
     @default("any_allow_config")
     def _default_any_allow_config(self) -> bool:
-        # "Who may in" is the table of accounts, which JupyterHub cannot see when it warns.
+        # "Who may in" is the table of accounts and the rules, which JupyterHub cannot see when it warns.
         return True
+
+    def rights(self, account: Account) -> dict[str, Any]:
+        """JupyterHub's form of *account*: its name, and whether it is an administrator's now."""
+        return {"name": account.name, "admin": self.admission.is_admin(account)}
+
+    def check_allowed(self, username: str, authentication: dict[str, Any] | None = None) -> bool:
+        """True: ``authenticate`` has let in those alone who may."""
+        return True
+
+    async def refresh_user(
+        self, user: Any, handler: web.RequestHandler | None = None
+    ) -> bool | dict[str, Any]:
+        """False once the account is gone or may not in; else its present rights, which may have changed."""
+        account = await self.admission.find(user.name)
+        return False if account is None else self.rights(account)
+
+    async def add_user(self, user: Any) -> None:
+        """Refuse a hub user without an account: JupyterHub's own pages cannot make one.
+
+        Raises:
+            HTTPError: 409, with the way out.
+        """
+        if await self.admission.find(user.name) is None:
+            raise web.HTTPError(409, f"{user.name!r} has no account. Invite people on the People page.")
+
+    def delete_user(self, user: Any) -> None:
+        """Refuse JupyterHub's own way of removing people, which asks nothing about the home.
+
+        Raises:
+            HTTPError: 409, with the way out.
+        """
+        raise web.HTTPError(409, "Remove people on the People page, which asks what becomes of the home.")
+
+    async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
+        """Refuse a start for somebody without an account, who may not in, or who is being removed.
+
+        Raises:
+            SpawnException: 403.
+        """
+        if await self.admission.find(user.name) is None:
+            raise SpawnException(f"{user.name!r} has no account.", reason="no-account", status_code=403)
+
+
+class LocalAuthenticator(LabdockAuthenticator):
+    """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
+
+    sign_in: SignIn = AnyTrait(help="The passwords and the pace of tries.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
 
     async def authenticate(self, handler: web.RequestHandler, data: Mapping[str, str]) -> dict[str, Any]:
         """JupyterHub's form of the account that *data* (``username``, ``password``) belongs to.
@@ -161,43 +188,4 @@ class LocalAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has
         if account is None:
             # Raised, not returned: JupyterHub would log what was typed as the name.
             raise web.HTTPError(403, WRONG)
-        return {"name": account.name, "admin": self.sign_in.is_admin(account)}
-
-    def check_allowed(self, username: str, authentication: dict[str, Any] | None = None) -> bool:
-        """True: ``authenticate`` has let in account holders alone."""
-        return True
-
-    async def refresh_user(
-        self, user: Any, handler: web.RequestHandler | None = None
-    ) -> bool | dict[str, Any]:
-        """False once the account is gone; else its present rights, so that they change while signed in."""
-        account = await self.sign_in.find(user.name)
-        if account is None:
-            return False
-        return {"name": account.name, "admin": self.sign_in.is_admin(account)}
-
-    async def add_user(self, user: Any) -> None:
-        """Refuse a hub user without an account: JupyterHub's own pages cannot make one.
-
-        Raises:
-            HTTPError: 409, with the way out.
-        """
-        if await self.sign_in.find(user.name) is None:
-            raise web.HTTPError(409, f"{user.name!r} has no account. Invite people on the People page.")
-
-    def delete_user(self, user: Any) -> None:
-        """Refuse JupyterHub's own way of removing people, which asks nothing about the home.
-
-        Raises:
-            HTTPError: 409, with the way out.
-        """
-        raise web.HTTPError(409, "Remove people on the People page, which asks what becomes of the home.")
-
-    async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
-        """Refuse a start for somebody without an account, or who is being removed.
-
-        Raises:
-            SpawnException: 403.
-        """
-        if await self.sign_in.find(user.name) is None:
-            raise SpawnException(f"{user.name!r} has no account.", reason="no-account", status_code=403)
+        return self.rights(account)
