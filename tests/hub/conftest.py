@@ -378,7 +378,8 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     c.JupyterHub.proxy_class = NoProxy
     c.JupyterHub.spawner_class = spawner
     c.JupyterHub.concurrent_spawn_limit = 0
-    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2}
+    # Longer than in earnest: a start on a busy machine is no slow one.
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2}
     c.JupyterHub.allow_named_servers = True
     c.JupyterHub.authenticator_class = LocalAuthenticator
     c.LabdockAuthenticator.admission = admission

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from jupyterhub.apihandlers.base import APIHandler
@@ -26,6 +27,8 @@ def api_handlers(people: People, cards: Cards, images: Images) -> list[tuple[Any
         (r"/api/labdock/users", UsersAPIHandler, given),
         (r"/api/labdock/users/([^/]+)", UserAPIHandler, given),
         (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
+        (r"/api/labdock/users/([^/]+)/(approve|refuse)", ApprovalAPIHandler, given),
+        (r"/api/labdock/sweep", SweepAPIHandler, given),
         (r"/api/labdock/first-link", FirstLinkAPIHandler, given),
         (r"/api/labdock/gpus", GpusAPIHandler, {"cards": cards}),
         (r"/api/labdock/newer-image", NewerImageAPIHandler, {"images": images}),
@@ -96,10 +99,12 @@ class UsersAPIHandler(_PeopleAPI):
     @administrators_only
     @_answers
     async def post(self) -> None:
-        body = self.read_body("name", "admin")
-        name, admin = body.get("name"), body.get("admin", False)
+        body = self.read_body("name", "admin", "login")
+        name, admin, login = body.get("name"), body.get("admin", False), body.get("login", "")
         if not isinstance(name, str):
             raise BadRequestError("The name is missing or no text.", field="name")
+        if not isinstance(login, str) or len(login) > 255:
+            raise BadRequestError("The login is no text.", field="login")
         if not isinstance(admin, bool):
             raise BadRequestError("Whether somebody is an administrator is true or false.", field="admin")
         try:
@@ -107,7 +112,11 @@ class UsersAPIHandler(_PeopleAPI):
         except AccountError as error:
             raise BadRequestError(error.message, field="name", fix=error.fix) from error
         self.check_may_touch(admin=admin)
-        self.answer_link(await self.people.invite(name, admin=admin))
+        invited = await self.people.invite(name, admin=admin, login=login)
+        if invited.link is not None:
+            self.answer_link(invited.link)
+        else:
+            self.answer({"name": invited.name, "login": invited.login, "link": None}, 201)
 
 
 class UserAPIHandler(_PeopleAPI):
@@ -135,6 +144,27 @@ class ResetAPIHandler(_PeopleAPI):
         account = await self.people.get(name)
         self.check_may_touch(admin=self.people.admission.is_admin(account))
         self.answer_link(await self.people.reset(name))
+
+
+class ApprovalAPIHandler(_PeopleAPI):
+    """``POST /api/labdock/users/<name>/approve|refuse`` lets somebody in, or keeps them out."""
+
+    @administrators_only
+    @_answers
+    async def post(self, name: str, act: str) -> None:
+        self.read_body()
+        account = await (self.people.approve(name) if act == "approve" else self.refuse_person(name))
+        self.answer({"name": account.name, "login": account.login, "state": account.state})
+
+
+class SweepAPIHandler(_PeopleAPI):
+    """``POST /api/labdock/sweep`` judges everybody by the rules as they are now."""
+
+    @administrators_only
+    @_answers
+    async def post(self) -> None:
+        self.read_body()
+        self.answer(asdict(await self.sweep()))
 
 
 class FirstLinkAPIHandler(_PeopleAPI):

@@ -8,6 +8,7 @@ import os
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp import ClientTimeout
 from jupyterhub.app import JupyterHub
 from jupyterhub.httpclient import fetch
 
@@ -28,6 +29,7 @@ from labdock.hub.cards import Cards
 from labdock.hub.ends import follow_ends
 from labdock.hub.gate import Gate
 from labdock.hub.orphans import keep_removing_orphans
+from labdock.hub.rights import keep_rights
 from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
 from labdock.hub.spawner import LabdockSpawner, spawner_class
@@ -104,13 +106,32 @@ async def look_at_ended(containers: frozenset[str]) -> None:
             await spawner.poll_and_notify()
 
 
-async def care_for_orphans() -> None:
+async def until_ready() -> None:
     while True:
         try:
             await ready_hub()
-            break
+            return
         except OSError:
             await asyncio.sleep(1)
+
+
+async def judge_everybody() -> None:
+    await fetch(
+        f"http://127.0.0.1:{HUB_PORT}/hub/api/labdock/sweep",
+        method="POST",
+        data="{}",
+        headers={"Authorization": f"token {secret('api_token')}"},
+        timeout=ClientTimeout(300),
+    )
+
+
+async def care_for_rights() -> None:
+    await until_ready()
+    await keep_rights(lambda: admission.rules, judge_everybody)
+
+
+async def care_for_orphans() -> None:
+    await until_ready()
     await keep_removing_orphans(
         engine, settings.instance, lambda: {spawner.container for spawner in spawners()}
     )
@@ -130,6 +151,7 @@ tasks = [
         admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes),
         follow_ends(agent, look_at_ended),
         care_for_orphans(),
+        care_for_rights(),
     )
 ]
 for task in tasks:
@@ -170,6 +192,7 @@ c.LabdockAuthenticator.admission = admission
 c.LocalAuthenticator.sign_in = sign_in
 # A change of rights holds within seconds, not minutes.
 c.Authenticator.auth_refresh_age = 5
+c.Authenticator.refresh_pre_spawn = True
 c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
 c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)

@@ -18,10 +18,20 @@ from jupyterhub.handlers.static import CacheControlStaticFilesHandler
 from jupyterhub.spawner import SpawnException
 from tornado import web
 
-from labdock.core.accounts import Account, Link, LinkKind, LinkState, TooManyTriesError, UnknownPersonError
+from labdock.core.accounts import (
+    Account,
+    Link,
+    LinkKind,
+    LinkState,
+    Standing,
+    TooManyTriesError,
+    UnknownPersonError,
+)
+from labdock.core.admission import name_from
 from labdock.core.allocation import Held, Offer, offers, person_limit
 from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError, StartError
 from labdock.core.gpus import GpuReport, Holder, Lease
+from labdock.core.login import LOCAL
 from labdock.core.session import Limits, default_image, no_image
 from labdock.core.site import HubSettings
 from labdock.hub.accounts import AccountStore
@@ -38,6 +48,7 @@ from labdock.hub.people import (
     sign_out_everywhere,
 )
 from labdock.hub.sign_in import SignIn, address_of
+from labdock.hub.waiting import WaitingHandler
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -55,8 +66,9 @@ def extra_handlers(
     return [
         (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
         (r"/password", PasswordHandler, {"sign_in": sign_in}),
+        (r"/waiting", WaitingHandler, {"admission": sign_in.admission}),
         (r"/people", PeopleHandler, {"people": people}),
-        (r"/people/([^/]+)/(reset|remove|stop)", PersonHandler, {"people": people}),
+        (r"/people/([^/]+)/(reset|remove|stop|approve|refuse)", PersonHandler, {"people": people}),
         (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
         *api_handlers(people, cards, images),
     ]
@@ -70,8 +82,10 @@ def template_paths() -> list[str]:
 def template_vars(settings: HubSettings, images: Images, store: AccountStore, cards: Cards) -> dict[str, Any]:
     """What ``JupyterHub.template_vars`` is set to; the templates await what is asynchronous."""
 
+    local = settings.login.method == LOCAL
+
     def needs_password(user: Any) -> bool:
-        account = store.find(user.name) if user else None
+        account = store.find(user.name) if user and local else None
         return account is not None and not account.has_password
 
     async def gpus_of(container: str) -> HeldGpus | None:
@@ -89,7 +103,11 @@ def template_vars(settings: HubSettings, images: Images, store: AccountStore, ca
     return {
         "site_name": settings.site_name,
         "contact": settings.contact,
+        "local_accounts": local,
         "needs_password": needs_password,
+        "requests_waiting": lambda user: (
+            lambda: sum(account.standing is Standing.WAITING for account in store.everybody())
+        ),
         # JupyterHub calls what it is given with the person whose page it is.
         "gpus_of": lambda user: gpus_of,
         "image_news_of": lambda user: image_news_of,
@@ -452,15 +470,21 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
         self.finish(html)
 
 
+def login_name(login: str) -> str:
+    """The name here that is offered to whoever signs in elsewhere as *login*."""
+    return name_from(login, ()) if login else ""
+
+
 class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
     """``/hub/people``: the list, and the form that invites."""
 
     @web.authenticated
     @administrators_only
     async def get(self) -> None:
-        await self.show_people(
-            removed=self.get_query_argument("removed", ""), stopped=self.get_query_argument("stopped", "")
-        )
+        done = {
+            act: self.get_query_argument(act, "") for act in ("removed", "stopped", "approved", "refused")
+        }
+        await self.show_people(**done)
 
     @web.authenticated
     @administrators_only
@@ -468,21 +492,26 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
         name = self.get_body_argument("name", "")
         admin = self.get_body_argument("admin", "") == "yes"
         self.check_may_touch(admin=admin)
+        login = self.get_body_argument("login", "")
         try:
-            made = await self.people.invite(name, admin=admin)
-        except AccountError as error:
+            invited = await self.people.invite(name or login_name(login), admin=admin, login=login)
+        except (AccountError, BadRequestError) as error:
             self.set_status(409)
-            await self.show_people(error=str(error), typed=name)
+            await self.show_people(error=str(error), typed=login or name)
             return
-        await self.show_people(made=made)
+        await self.show_people(made=invited.link, expected="" if invited.link else invited.login)
 
     async def show_people(
         self, *, made: MadeLink | None = None, error: str = "", typed: str = "", **done: str
     ) -> None:
         self.set_header("Cache-Control", "no-store")
+        listed = await self.list_people()
         html = await self.render_template(
             "people.html",
-            people=await self.list_people(),
+            waiting=[person for person in listed if person["state"] == "waiting"],
+            people=[person for person in listed if person["state"] != "waiting"],
+            local=self.people.local,
+            label=self.people.settings.login.label,
             me=self.current_user.name,
             made=made,
             made_expires=iso_time(made.expires_at) if made else "",
@@ -507,7 +536,32 @@ class PersonHandler(PeopleHandler):
     @web.authenticated
     @administrators_only
     async def post(self, name: str, act: str) -> None:
-        await {"reset": self._reset, "remove": self._remove, "stop": self._stop_sessions}[act](name)
+        acts = {
+            "reset": self._reset,
+            "remove": self._remove,
+            "stop": self._stop_sessions,
+            "approve": self._approve,
+            "refuse": self._refuse,
+        }
+        await acts[act](name)
+
+    async def _approve(self, name: str) -> None:
+        try:
+            await self.people.approve(name)
+        except UnknownPersonError as error:
+            raise web.HTTPError(404, str(error)) from error
+        self._done(approved=name)
+
+    async def _refuse(self, name: str) -> None:
+        try:
+            await self.refuse_person(name)
+        except UnknownPersonError as error:
+            raise web.HTTPError(404, str(error)) from error
+        except LabdockError as error:
+            self.set_status(409 if isinstance(error, AccountError) else 503)
+            await self.show_people(error=str(error))
+            return
+        self._done(refused=name)
 
     async def _reset(self, name: str) -> None:
         try:
@@ -515,7 +569,13 @@ class PersonHandler(PeopleHandler):
         except UnknownPersonError as error:
             raise web.HTTPError(404, str(error)) from error
         self.check_may_touch(admin=self.people.admission.is_admin(account))
-        await self.show_people(made=await self.people.reset(name))
+        try:
+            made = await self.people.reset(name)
+        except AccountError as error:
+            self.set_status(409)
+            await self.show_people(error=str(error))
+            return
+        await self.show_people(made=made)
 
     async def _remove(self, name: str) -> None:
         home = self.get_body_argument("home", "")

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from jupyterhub import orm
+from jupyterhub.roles import assign_default_roles
 from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import new_token
 from tornado import web
 from tornado.log import app_log
 
-from labdock.core.accounts import Account, LinkKind, UnknownPersonError
-from labdock.core.errors import AccountError, HubError
+from labdock.core.accounts import Account, LinkKind, Standing, UnknownPersonError
+from labdock.core.errors import AccountError, BadRequestError, HubError
+from labdock.core.login import LOCAL
 from labdock.core.site import HubSettings
 from labdock.hub.admission import Admission
 
@@ -36,6 +38,23 @@ class Agent(Protocol):
     """What the pages ask of the agent."""
 
     async def remove_person(self, identity: str, *, delete_home: bool) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """Who was invited: their name here, what they sign in as, and the link for it with local accounts."""
+
+    name: str
+    login: str
+    link: MadeLink | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a look at everybody's rights changed: who was shut out, whose rights are others now."""
+
+    shut_out: tuple[str, ...]
+    changed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +95,63 @@ class People:
             raise UnknownPersonError(f"There is nobody called {name!r}.")
         return account
 
-    async def invite(self, name: str, *, admin: bool) -> MadeLink:
-        """A new account called *name*, and the link by which its holder sets a password.
+    @property
+    def local(self) -> bool:
+        """Whether people have accounts of this site, with links and passwords."""
+        return self.settings.login.method == LOCAL
+
+    async def invite(self, name: str, *, admin: bool, login: str = "") -> Invited:
+        """A new account called *name*; with local accounts, and the link to set its password by.
+
+        Elsewhere it is for whoever signs in as *login*, which is *name* if it is empty.
 
         Raises:
-            AccountError: Somebody has the name, or it cannot be one.
+            AccountError: Somebody has the name or the login, or it cannot be one.
         """
-        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.admission.now())
+        now = self.admission.now()
+        if self.local:
+            if login:
+                raise BadRequestError("Local accounts have no other login.", field="login")
+            await asyncio.to_thread(self._store.add, name, admin=admin, now=now)
+        else:
+            await asyncio.to_thread(self._store.expect, login or name, name=name, admin=admin, now=now)
         app_log.info("Invited %s%s", name, " as administrator" if admin else "")
-        return await self._link(name, LinkKind.INVITE)
+        return Invited(name, login or name, await self._link(name, LinkKind.INVITE) if self.local else None)
+
+    async def approve(self, name: str) -> Account:
+        """Let *name* in, who waits, was refused, or is in by the configuration alone.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+        """
+        account = await asyncio.to_thread(self._store.set_standing, name, Standing.ADDED)
+        app_log.info("Approved %s", name)
+        return account
+
+    async def refuse(self, name: str, *, asked_by: str) -> Account:
+        """Keep *name* out, whatever the configuration says, until somebody approves them.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+            AccountError: It is one's own, or the last administrator's.
+        """
+        await self.check_may_go(name, asked_by=asked_by)
+        account = await asyncio.to_thread(self._store.set_standing, name, Standing.REFUSED)
+        app_log.info("Refused %s", name)
+        return account
 
     async def reset(self, name: str) -> MadeLink:
         """A link by which *name* sets a new password; the invitation anew for who never used theirs.
 
         Raises:
             UnknownPersonError: There is no such account.
+            AccountError: People sign in elsewhere, so there is no password to set.
         """
+        if not self.local:
+            raise AccountError(
+                f"People sign in with {self.settings.login.label}.",
+                fix="Passwords are set there, not here.",
+            )
         account = await self.get(name)
         return await self._link(name, LinkKind.INVITE if account.activated_at is None else LinkKind.RESET)
 
@@ -147,12 +207,15 @@ def iso_time(unix_s: float) -> str:
     return datetime.fromtimestamp(int(unix_s), UTC).isoformat()
 
 
-def sign_out_everywhere(db: Any, user: Any) -> None:
-    """End every browser's sign-in of *user*; running sessions and tokens made by hand stay."""
+def sign_out_everywhere(db: Any, user: Any, *, tokens_too: bool = False) -> None:
+    """End every browser's sign-in of *user*; running sessions and tokens made by hand stay.
+
+    With *tokens_too* nothing stays by which anybody is taken for *user*.
+    """
     user.cookie_id = new_token()
     for token in list(user.api_tokens):
         # JupyterHub's own client holds sessions' and hand-made tokens; the others are browsers at sessions.
-        if token.client_id != "jupyterhub":
+        if tokens_too or token.client_id != "jupyterhub":
             db.delete(token)
     db.commit()
 
@@ -180,6 +243,7 @@ class PeopleMixin:
         return [self._told(account, known.get(account.name)) for account in accounts]
 
     def _told(self: Any, account: Account, user: orm.User | None) -> dict[str, Any]:
+        verdict = self.people.admission.judge(account)
         seen = user.last_activity if user is not None else None
         # Only people with a session, or who asked for a page, are in memory.
         spawners = self.users[user].spawners.values() if user is not None and user.id in self.users else ()
@@ -190,12 +254,79 @@ class PeopleMixin:
             session = "running"
         return {
             "name": account.name,
-            "admin": self.people.admission.is_admin(account),
-            "state": account.state,
+            "login": account.login,
+            "email": account.email,
+            "full_name": account.full_name,
+            "admin": verdict.admin,
+            "state": account.state if verdict.admitted or account.state != "active" else "shut out",
             "created_at": iso_time(account.created_at),
             "last_activity": seen.replace(tzinfo=UTC, microsecond=0).isoformat() if seen else None,
             "session": session,
         }
+
+    async def refuse_person(self: Any, name: str) -> Account:
+        """Keep *name* out from now on, and end their sessions, tokens and sign-ins.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+            AccountError: It must not be refused.
+            HubError: A session did not stop; they are out all the same.
+        """
+        found = await self.people.get(name)
+        self.check_may_touch(admin=self.people.admission.is_admin(found))
+        account: Account = await self.people.refuse(name, asked_by=self.current_user.name)
+        await self.shut_out(name)
+        return account
+
+    async def shut_out(self: Any, name: str) -> bool:
+        """End *name*'s sessions, tokens and sign-ins; whether there were any.
+
+        Raises:
+            HubError: A session did not stop in time.
+        """
+        user = self.find_user(name)
+        if user is None:
+            return False
+        running = any(spawner.active for spawner in user.spawners.values())
+        known = running or bool(user.api_tokens)
+        sign_out_everywhere(self.db, user, tokens_too=True)
+        # The rights stay where they were until the next sign-in; they open nothing any more.
+        if user.admin:
+            user.admin = False
+            assign_default_roles(self.db, entity=user.orm_user)
+        await self.stop_sessions(user)
+        if known:
+            app_log.info("Shut out %s: sessions, tokens and sign-ins ended", name)
+        return known
+
+    async def sweep(self: Any) -> Swept:
+        """Judge everybody who is known to the hub by the rules as they are now, and act on it.
+
+        Raises:
+            HubError: Somebody's session did not stop; everybody else was seen to.
+        """
+        shut_out, changed = [], []
+        failed: HubError | None = None
+        accounts = {account.name: account for account in await self.people.everybody()}
+        judge = self.people.admission.judge
+        for orm_user in list(self.db.query(orm.User)):
+            account = accounts.get(orm_user.name)
+            verdict = judge(account) if account is not None else None
+            if verdict is None or not verdict.admitted:
+                try:
+                    if await self.shut_out(orm_user.name):
+                        shut_out.append(orm_user.name)
+                except HubError as error:
+                    failed = error
+            elif verdict.admin != orm_user.admin:
+                orm_user.admin = verdict.admin
+                self.db.commit()
+                assign_default_roles(self.db, entity=orm_user)
+                app_log.info("%s is %s administrator now", orm_user.name, "an" if verdict.admin else "no")
+                changed.append(orm_user.name)
+        if failed is not None:
+            raise failed
+        return Swept(tuple(shut_out), tuple(changed))
 
     async def remove_person(self: Any, name: str, *, delete_home: bool) -> str:
         """End *name*'s sessions, tokens and sign-ins, and remove the account; where the home is kept, or "".

@@ -48,6 +48,24 @@
     });
   }
 
+  for (const line of document.querySelectorAll("[data-ld-waiting]")) {
+    line.textContent = "This page looks again by itself.";
+    const look = async () => {
+      try {
+        const told = await (await fetch(line.dataset.ldWaiting, { cache: "no-store" })).json();
+        if (told.state !== "waiting") {
+          line.textContent = told.state === "admitted" ? "You were let in. Signing you in…" : "There is an answer.";
+          window.location.reload();
+          return;
+        }
+      } catch {
+        // The hub is away for a moment: the next look may find it.
+      }
+      window.setTimeout(look, 5000);
+    };
+    window.setTimeout(look, 5000);
+  }
+
   for (const button of document.querySelectorAll("[data-ld-copy]")) {
     const field = document.getElementById(button.dataset.ldCopy);
     // The clipboard is there on HTTPS and localhost only.

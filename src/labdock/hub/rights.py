@@ -1,0 +1,32 @@
+"""A change of who may in takes effect at once, also for those who are in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import ClientError
+from tornado.log import app_log
+
+from labdock.core.login import AccessRules
+
+LOOK_EVERY_S = 1.0
+
+
+async def keep_rights(
+    rules: Callable[[], AccessRules], sweep: Callable[[], Awaitable[object]], *, every_s: float = LOOK_EVERY_S
+) -> None:
+    """Call *sweep* when the hub is there, and again whenever *rules* changed; never ends.
+
+    A sweep that fails is tried again: somebody's session may not have stopped in time.
+    """
+    swept: AccessRules | None = None
+    while True:
+        now = rules()
+        if now != swept:
+            try:
+                await sweep()
+                swept = now
+            except (OSError, ClientError) as error:
+                app_log.warning("Nobody was judged by the new rules yet: %s", error)
+        await asyncio.sleep(every_s)
