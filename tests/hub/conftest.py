@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from labdock.hub.accounts import AccountStore
 from labdock.hub.admission import Admission
 from labdock.hub.app import LabdockHub
 from labdock.hub.cards import Cards
-from labdock.hub.sign_in import LocalAuthenticator, SignIn
+from labdock.hub.sign_in import LabdockAuthenticator, LocalAuthenticator, SignIn
 from labdock.hub.spawner import LabdockSpawner, StartProgress
 
 PUBLIC_URL = "http://lab.example:8000"
@@ -329,11 +329,22 @@ async def until_ready(hub: Hub, name: str, server: str = "") -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     """One hub for all tests of a file; each test uses people of its own."""
-    folder: Path = tmp_path_factory.mktemp("hub")
-    db_url = f"sqlite:///{folder}/hub.sqlite"
-    store = AccountStore(db_url)
+    async with running_hub(tmp_path_factory.mktemp("hub"), AccessRules(admins=("carl",))) as running:
+        yield running
 
-    rules = Rules(AccessRules(admins=("carl",)))
+
+@asynccontextmanager
+async def running_hub(
+    folder: Path,
+    first_rules: AccessRules,
+    settings: HubSettings = SETTINGS,
+    authenticator: type[LabdockAuthenticator] = LocalAuthenticator,
+) -> AsyncIterator[Hub]:
+    """A hub with its files in *folder*, whose people sign in by *authenticator*."""
+    db_url = f"sqlite:///{folder}/hub.sqlite"
+    store = AccountStore(db_url, settings.login.method)
+
+    rules = Rules(first_rules)
 
     admission = Admission(store, lambda: rules.now, clock=lambda: time.time() + running.later_s)
     sign_in = SignIn(
@@ -342,7 +353,7 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
         steady=lambda: time.monotonic() + running.later_s,
     )
     agent = FakeAgent()
-    cards = Cards(agent, SETTINGS.instance, SETTINGS.gpus)
+    cards = Cards(agent, settings.instance, settings.gpus)
     offered = Offered()
 
     def images() -> tuple[ImageChoice, ...]:
@@ -364,8 +375,7 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
             "identity_of": staticmethod(identity_of),
         },
     )
-    port = int(random_port())
-    token = secrets.token_hex(16)
+    port, token = int(random_port()), secrets.token_hex(16)
     c = Config()
     c.JupyterHub.hub_port = port
     c.JupyterHub.db_url = db_url
@@ -381,26 +391,27 @@ async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     # Longer than in earnest: a start on a busy machine is no slow one.
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 2}
     c.JupyterHub.allow_named_servers = True
-    c.JupyterHub.authenticator_class = LocalAuthenticator
+    c.JupyterHub.authenticator_class = authenticator
     c.LabdockAuthenticator.admission = admission
     c.LocalAuthenticator.sign_in = sign_in
     c.Authenticator.auth_refresh_age = 5
     c.JupyterHub.template_paths = pages.template_paths()
-    c.JupyterHub.template_vars = pages.template_vars(SETTINGS, images, store, cards)
-    c.JupyterHub.extra_handlers = pages.extra_handlers(SETTINGS, images, sign_in, agent, cards)
+    c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)
+    c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
     c.JupyterHub.services = [{"name": "labdock", "api_token": token}]
     c.JupyterHub.load_roles = [
         {"name": "labdock", "services": ["labdock"], "scopes": ["admin:users", "admin:servers", "tokens"]}
     ]
-    app = OneHub(config=c)
-    lines = Lines()
+    app, lines = OneHub(config=c), Lines()
     await app.initialize([])
     app.log.addHandler(lines)
     await app.start()
     running = Hub(app, f"http://127.0.0.1:{port}", store, sign_in, agent, lines, token, offered, rules)
-    yield running
-    for browser in running.browsers:
-        await browser.http.close()
-    app.http_server.stop()
-    await app.cleanup()
-    store.close()
+    try:
+        yield running
+    finally:
+        for browser in running.browsers:
+            await browser.http.close()
+        app.http_server.stop()
+        await app.cleanup()
+        store.close()

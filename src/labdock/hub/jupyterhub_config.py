@@ -18,7 +18,7 @@ from labdock.adapters.live_file import LiveFile
 from labdock.adapters.package_cache import PackageCacheLook
 from labdock.core.compose import ACCESS, HUB_PORT
 from labdock.core.errors import AccountError
-from labdock.core.login import AccessRules
+from labdock.core.login import LOCAL, AccessRules
 from labdock.core.session import SESSION_PORT, ImageChoice
 from labdock.core.shelf import choices_from_json
 from labdock.core.site import PACKAGES_PORT, HubSettings
@@ -29,6 +29,8 @@ from labdock.hub.cards import Cards
 from labdock.hub.ends import follow_ends
 from labdock.hub.gate import Gate
 from labdock.hub.orphans import keep_removing_orphans
+from labdock.hub.provider_base import Wiring
+from labdock.hub.providers import authenticator_class
 from labdock.hub.rights import keep_rights
 from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
@@ -68,6 +70,11 @@ async def identity_of(name: str) -> str:
 
 def secret(name: str) -> str:
     return (SECRETS / name).read_text().strip()
+
+
+def secret_if_there(name: str) -> str:
+    """A secret that an administrator sets; without it the hub starts, and the sign-in says what is wrong."""
+    return secret(name) if name and (SECRETS / name).is_file() else ""
 
 
 # The hub, the proxy that outlives it, and where they meet.
@@ -187,7 +194,13 @@ c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0.2, "slow_stop_timeout":
 
 # People and pages. The edge alone tells where a request came from, and the proxy hands that on.
 c.JupyterHub.trusted_downstream_ips = [settings.proxy_ip]
-c.JupyterHub.authenticator_class = LocalAuthenticator
+c.JupyterHub.authenticator_class = (
+    LocalAuthenticator
+    if settings.login.method == LOCAL
+    else authenticator_class(
+        Wiring(settings.login, settings.public_url, secret_if_there(settings.login.secret))
+    )
+)
 c.LabdockAuthenticator.admission = admission
 c.LocalAuthenticator.sign_in = sign_in
 # A change of rights holds within seconds, not minutes.

@@ -1,0 +1,199 @@
+"""What all ways of signing in with an account of elsewhere share: who may in, and who still may."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tornado import web
+from tornado.log import app_log
+from traitlets import default
+
+from labdock.core.accounts import Account
+from labdock.core.admission import NotAdmittedError, Presented, Reason
+from labdock.core.errors import AccountError
+from labdock.core.login import CALLBACK_PATH, LoginSettings
+from labdock.core.sign_in_trouble import (
+    PASSING,
+    SignInError,
+    Trouble,
+    not_now,
+    refused,
+    token_dead,
+    unlisted,
+)
+from labdock.hub.sign_in import LabdockAuthenticator
+from labdock.hub.waiting import send_to_waiting
+
+ASK_AGAIN_AFTER_S = 300.0
+"""How old what a provider said of somebody may be before it is asked again."""
+
+AFTER_A_FAILURE_S = 60.0
+"""How long a provider that did not answer is left alone, for one person."""
+
+UNCONFIRMED_S = 12 * 3600
+"""How long somebody stays in whose provider gave nothing to ask it with again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What an authenticator is made from; *clock* gives Unix seconds."""
+
+    login: LoginSettings
+    public_url: str
+    secret: str = field(repr=False)
+    clock: Callable[[], float] = time.time
+
+    @property
+    def callback(self) -> str:
+        """Where a provider sends browsers back; from the settings, never from what a request says."""
+        return self.public_url.rstrip("/") + CALLBACK_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a provider says of somebody, and what it did not say: a *gap* for each membership it kept back."""
+
+    presented: Presented
+    gaps: tuple[Trouble, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether what is missing is missing for good, and not because the provider failed just now."""
+        return not any(gap.kind in PASSING for gap in self.gaps)
+
+
+class Vouched(LabdockAuthenticator):
+    """An authenticator that asks a provider who somebody is, and the admission whether they may in.
+
+    Subclasses give ``wiring``, ``provider`` (what people call it) and ``facts_again``. ``_asked`` holds when
+    the provider was last asked about somebody, by their name here, in Unix seconds.
+    """
+
+    wiring: Wiring
+    provider: str
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._asked: dict[str, float] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    @default("refresh_pre_spawn")
+    def _default_refresh_pre_spawn(self) -> bool:
+        return True
+
+    @default("enable_auth_state")
+    def _default_enable_auth_state(self) -> bool:
+        return True
+
+    async def admit(self, handler: Any, facts: Facts, state: dict[str, Any]) -> dict[str, Any]:
+        """JupyterHub's form of whom *facts* are about, if they may in; *state* is kept of the sign-in.
+
+        Raises:
+            SignInError: They may not, or nobody can say.
+            Finish: They wait for approval, and have been told so.
+        """
+        for gap in facts.gaps:
+            self.tell_admin(gap)
+        try:
+            account = await self.admission.admit(facts.presented)
+        except NotAdmittedError as error:
+            if error.reason is Reason.REFUSED:
+                raise SignInError(refused(self.provider)) from error
+            if error.reason is Reason.WAITING and facts.whole:
+                send_to_waiting(handler, error.identity)
+                raise web.Finish from error
+            raise SignInError(facts.gaps[0] if facts.gaps else unlisted(self.provider)) from error
+        except AccountError as error:
+            raise SignInError(not_now(error.message, error.fix)) from error
+        self._asked[account.name] = self.wiring.clock()
+        return self.model(account, state | {"identity": account.identity})
+
+    def model(self, account: Account, state: dict[str, Any]) -> dict[str, Any]:
+        """JupyterHub's form of *account*, and what it keeps with it."""
+        return {**self.rights(account), "auth_state": state}
+
+    def tell_admin(self, trouble: Trouble) -> None:
+        """One line for the administrator: what it was, and the way out."""
+        app_log.warning(
+            "Sign-in with %s (%s): %s. %s", self.provider, trouble.kind, trouble.cause, trouble.fix
+        )
+
+    async def refresh_user(
+        self, user: Any, handler: web.RequestHandler | None = None
+    ) -> bool | dict[str, Any]:
+        """False once somebody may not in any more; else their present rights.
+
+        The admission is asked each time, the provider every few minutes: who left an organization is out.
+        A provider that does not answer keeps nobody out who is in.
+
+        Raises:
+            HTTPError: 403 where JupyterHub would go on with a token of somebody who may not in any more.
+        """
+        # One question at a time for each person: what renews a token may be good for once.
+        async with self._locks.setdefault(user.name, asyncio.Lock()):
+            account = await self.admission.find(user.name)
+            if account is None:
+                return self._out(handler)
+            state = await user.get_auth_state()
+            if not state or state.get("identity") != account.identity or state.get("dead"):
+                return False
+            if self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S:
+                try:
+                    account, state = await self._ask_again(user, account, state)
+                except NotAdmittedError as error:
+                    app_log.warning("Out: %s may not in any more (%s)", user.name, error.reason)
+                    return self._out(handler)
+                except SignInError as error:
+                    self.tell_admin(error.trouble)
+                    # Asking the provider once is enough, until they sign in again.
+                    await user.save_auth_state(state | {"dead": True})
+                    return False
+            return self.model(account, state)
+
+    async def _ask_again(
+        self, user: Any, known: Account, state: dict[str, Any]
+    ) -> tuple[Account, dict[str, Any]]:
+        now = self.wiring.clock()
+        self._asked[user.name] = now - ASK_AGAIN_AFTER_S + AFTER_A_FAILURE_S
+        try:
+            facts, state = await self.facts_again(state)
+        except SignInError as error:
+            if error.trouble.kind not in PASSING:
+                raise
+            self.tell_admin(error.trouble)
+            return known, state
+        await user.save_auth_state(state)
+        if facts is None:
+            # What it said at the sign-in holds for half a day.
+            if now - state.get("signed_in_at", 0) > UNCONFIRMED_S:
+                raise SignInError(token_dead(self.provider))
+        elif facts.presented.identity != known.identity:
+            raise SignInError(token_dead(self.provider))
+        elif not facts.whole:
+            for gap in facts.gaps:
+                self.tell_admin(gap)
+            return known, state
+        else:
+            known = await self.admission.admit(facts.presented)
+        self._asked[user.name] = now
+        return known, state
+
+    async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
+        """What the provider says now of whom *state* is about, and what is kept from now on.
+
+        None where it cannot be asked without the person.
+
+        Raises:
+            SignInError: It does not answer, or does not know them any more.
+        """
+        raise NotImplementedError
+
+    def _out(self, handler: Any) -> bool:
+        if handler is not None and getattr(handler, "_token_authenticated", False):
+            # JupyterHub would let a token go on until its owner comes by with a browser.
+            raise web.HTTPError(403, "The owner of this token may not in any more.")
+        return False
