@@ -21,6 +21,7 @@ PACKAGE = Path(labdock.__file__).parent
 PURE = {
     "collections",
     "collections.abc",
+    "csv",
     "dataclasses",
     "decimal",
     "difflib",

@@ -30,6 +30,9 @@ main_module = importlib.import_module("labdock.cli.main")
 PEOPLE = [
     {
         "name": "ada",
+        "login": "",
+        "email": "",
+        "full_name": "",
         "admin": True,
         "state": "active",
         "created_at": "2030-01-01T00:00:00Z",
@@ -222,7 +225,7 @@ def test_init_with_values_that_make_no_sense_writes_nothing(labdock: Command, tm
     done = labdock("init", "--memory", "banana", "--admin", "Bad Name")
     assert done.code == 1
     assert '"banana" is not a size' in done.err
-    assert '"Bad Name" cannot be' in done.err
+    assert '"Bad Name" is not what somebody is called' in done.err
     assert not (tmp_path / "labdock.yaml").exists()
 
 

@@ -33,9 +33,25 @@ class HubApi:
         """Everybody with an account: name, admin, state, created_at, last_activity, session."""
         return list(self._ask("GET", "users"))
 
-    def add_user(self, name: str, *, admin: bool) -> dict[str, Any]:
-        """A new account and its invitation: name, link, expires_at."""
-        return dict(self._ask("POST", "users", {"name": name, "admin": admin}))
+    def add_user(self, who: str, *, admin: bool, name: str = "") -> dict[str, Any]:
+        """A new account for *who*, called *name* here; with local accounts its invitation.
+
+        name, link and expires_at; elsewhere name, login, and None as link.
+        """
+        called = {"as": name} if name else {}
+        return dict(self._ask("POST", "users", {"name": who, "admin": admin, **called}))
+
+    def throw_away(self, name: str, *, admin: bool) -> dict[str, Any]:
+        """Somebody for a moment, and a link that signs in: name, link, expires_at."""
+        return dict(self._ask("POST", "throw-away", {"name": name, "admin": admin}))
+
+    def approve(self, name: str) -> dict[str, Any]:
+        """Let *name* in; returns name, login, state."""
+        return dict(self._ask("POST", f"users/{quote(name, safe='')}/approve", {}))
+
+    def refuse(self, name: str) -> dict[str, Any]:
+        """Keep *name* out, and end what they have; returns name, login, state."""
+        return dict(self._ask("POST", f"users/{quote(name, safe='')}/refuse", {}))
 
     def reset_user(self, name: str) -> dict[str, Any]:
         """A link to set a new password: name, link, expires_at."""

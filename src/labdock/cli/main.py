@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from labdock.cli import doctor as doctor_module
 from labdock.cli import gpus as gpus_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
+from labdock.cli.ask_login import Asked, ask_login
 from labdock.cli.console import Console, program
 from labdock.cli.context import (
     Context,
@@ -36,7 +37,6 @@ from labdock.cli.image_commands import images
 from labdock.cli.instance import Chosen, Instance, config_file, hub_api
 from labdock.cli.operate import (
     follow_logs,
-    home_question,
     last_words,
     plan_for_down,
     read_status,
@@ -44,10 +44,13 @@ from labdock.cli.operate import (
     show_status,
     take_down,
 )
+from labdock.cli.people_commands import users
+from labdock.cli.secret_commands import secret, write_secret
 from labdock.core.compose import PARTS, SIMULATION
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
 from labdock.core.errors import ConfigError, HostError, LabdockError
+from labdock.core.login import CLIENT_SECRET, LOCAL, METHODS, OAUTH_METHODS
 from labdock.core.session import INSTANCE_PATTERN
 
 
@@ -96,6 +99,9 @@ def cli(
 @click.option("--url", help="Address people type into the browser.")
 @click.option("--listen", help="Address and port to listen on.")
 @click.option("--contact", help="Whom people write to.")
+@click.option("--login", "method", type=click.Choice(METHODS), help="How people sign in.")
+@click.option("--server", help="Address of the sign-in provider, where it is an own one.")
+@click.option("--client-id", help="Client id of the application at the sign-in provider.")
 @click.option("--admin", "admins", multiple=True, help="An administrator's name; may be repeated.")
 @click.option("--memory", help="Memory for one session, such as 8G.")
 @click.option("--cpus", help="Processors for one session.")
@@ -109,6 +115,9 @@ def init(
     url: str | None,
     listen: str | None,
     contact: str | None,
+    method: str | None,
+    server: str | None,
+    client_id: str | None,
     admins: tuple[str, ...],
     memory: str | None,
     cpus: str | None,
@@ -127,6 +136,8 @@ def init(
         return str(click.prompt(question, default=default, err=True)) if ask else default
 
     url = answer(url, "Address people type into the browser", "http://127.0.0.1:8000")
+    method = answer(method, f"How people sign in ({', '.join(METHODS)})", LOCAL)
+    login = ask_login(Asked(method, url, server, client_id, admins), answer, console)
     values: dict[str, Any] = {
         "site": {
             "name": answer(name, "Name of the site", "Labdock"),
@@ -134,10 +145,7 @@ def init(
             **({"listen": listen} if listen else {}),
             "contact": answer(contact, "Whom people write to (e-mail)", ""),
         },
-        "login": {
-            "admins": list(admins)
-            or answer(None, "Administrators (comma between)", "admin").replace(",", " ").split()
-        },
+        "login": login,
         "limits": {
             "memory": answer(memory, "Memory for one session", "8G"),
             "cpus": _number(answer(cpus, "Processors for one session", "4")),
@@ -151,6 +159,13 @@ def init(
         return
     write_config(path, text, overwrite=force)
     console.say(f"{path} is written.")
+    if method in OAUTH_METHODS:
+        if ask:
+            context.chosen = replace(context.chosen, config=path)
+            text = click.prompt("Client secret (not shown)", hide_input=True, err=True)
+            write_secret(context.instance().state, CLIENT_SECRET, text)
+        else:
+            console.say(f"Next: `{program()} secret set {CLIENT_SECRET}` asks for the client secret.")
     console.say(f"Next: read it, then run `{program()} up`.")
 
 
@@ -200,10 +215,13 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     await up_module.Applier(situation, instance, engine, console).apply()
     await up_module.wait_until_ready(instance, engine, console, situation.deployment.simulated_gpus)
     url = instance.config.site.url
-    first_admin = instance.config.login.admins[0]
-    api = hub_api(instance)
-    known = {user["name"]: user["state"] for user in api.users()}
-    link = api.first_link() if known.get(first_admin) != "active" else None
+    login = instance.config.login
+    first_admin = login.admins[0]
+    link = None
+    if login.method == LOCAL:
+        api = hub_api(instance)
+        known = {user["name"]: user["state"] for user in api.users()}
+        link = api.first_link() if known.get(first_admin) != "active" else None
     gpus = gpus_module.in_words(await gpus_module.read_report(instance))
     keeper = await up_module.bring_images(situation, instance, engine, console)
     changed = bool(situation.plan + situation.images)
@@ -244,6 +262,10 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
                 f"Next: open the link. Then `{program()} users add NAME` invites somebody; "
                 f"`{program()} verify` proves it all works."
             )
+        elif login.method != LOCAL:
+            label = situation.deployment.login.label
+            console.say(f"People sign in with {label}; {', '.join(login.admins)} administer.")
+            console.say(f"Next: open the address and sign in. `{program()} verify` proves the rest.")
         else:
             console.say(
                 f"Next: `{program()} users add NAME` invites somebody; `{program()} status` shows what runs."
@@ -395,98 +417,6 @@ def doctor(context: Context, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-@cli.group()
-def users() -> None:
-    """Invite, list, reset and remove people."""
-
-
-@users.command("add")
-@click.argument("name")
-@click.option("--admin", is_flag=True, help="Make the person an administrator.")
-@as_json_option
-@pass_context
-def users_add(context: Context, name: str, admin: bool, as_json: bool) -> None:
-    """Make an account and print its invitation link."""
-    console = context.console(as_json=as_json)
-    made = hub_api(context.instance()).add_user(name, admin=admin)
-    console.facts(
-        made,
-        lambda: _say_link(
-            console, f"{name} is invited. Send this link (once, until {made['expires_at']}):", made
-        ),
-    )
-
-
-@users.command("list")
-@as_json_option
-@pass_context
-def users_list(context: Context, as_json: bool) -> None:
-    """List everybody with an account."""
-    console = context.console(as_json=as_json)
-    people = hub_api(context.instance()).users()
-    console.facts(
-        people,
-        lambda: console.table(
-            ("Name", "Administrator", "State", "Session", "Last seen"),
-            (
-                (
-                    p["name"],
-                    "yes" if p["admin"] else "",
-                    p["state"],
-                    p["session"],
-                    p["last_activity"] or "never",
-                )
-                for p in people
-            ),
-        ),
-    )
-
-
-@users.command("reset")
-@click.argument("name")
-@as_json_option
-@pass_context
-def users_reset(context: Context, name: str, as_json: bool) -> None:
-    """Print a link with which NAME sets a new password."""
-    console = context.console(as_json=as_json)
-    made = hub_api(context.instance()).reset_user(name)
-    console.facts(
-        made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made)
-    )
-
-
-@users.command("remove")
-@click.argument("name")
-@click.option("--home", type=click.Choice(["keep", "delete"]), help="What becomes of the person's files.")
-@as_json_option
-@yes_option
-@dry_run_option
-@pass_context
-def users_remove(
-    context: Context, name: str, home: str | None, as_json: bool, yes: bool, dry_run: bool
-) -> None:
-    """Remove an account, end its sessions and sign-ins; ask what becomes of the home."""
-    console = context.console(as_json=as_json)
-    home = home or home_question(name, yes=yes)
-    if dry_run:
-        console.say(f"  would: End the sessions and sign-ins of {name}, remove the account, {home} the home")
-        return
-    console.confirm(f"Remove {name} and {home} the home?", yes=yes)
-    done = hub_api(context.instance()).remove_user(name, home=home)
-    kept = f"The home is kept in {done['home']}." if done["home"] else "The home is deleted."
-    console.facts(
-        done,
-        lambda: console.say(
-            f"{name} is removed. {kept if done['home'] or home == 'delete' else 'There was no home.'}"
-        ),
-    )
-
-
-def _say_link(console: Console, text: str, made: dict[str, Any]) -> None:
-    console.say(text)
-    console.say(f"  {made['link']}")
-
-
 @cli.group("config")
 def config_group() -> None:
     """Check, show and explain the configuration."""
@@ -539,6 +469,8 @@ def config_schema() -> None:
 
 
 cli.add_command(images)
+cli.add_command(users)
+cli.add_command(secret)
 
 
 def main() -> None:

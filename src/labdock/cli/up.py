@@ -20,6 +20,7 @@ from labdock.cli.console import Console
 from labdock.cli.images import Keeper
 from labdock.cli.instance import RECORD, Instance, Record, hub_api
 from labdock.cli.making import Maker
+from labdock.cli.secret_commands import set_since
 from labdock.cli.shelves import SHELVES, Line, claim_of, read_lines, read_shelves, shelf_files
 from labdock.core.compose import (
     CDI_FOLDER,
@@ -34,7 +35,7 @@ from labdock.core.compose import (
     part_container,
     part_files,
 )
-from labdock.core.errors import HostError
+from labdock.core.errors import ConfigError, HostError
 from labdock.core.image import DEBIAN_TAG, ROOM_GB, ImageSet, image_set
 from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_images, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
@@ -171,6 +172,7 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
             fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
         )
     _refuse_lost_homes(instance)
+    _refuse_missing_secret(situation)
     root = Path(facts.root_dir)
     free = host.free_bytes(root if root.exists() else instance.state)
     builds = {
@@ -194,6 +196,16 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
             )
         if folder.path is not None:
             _refuse_overlap(folder.name, Path(folder.path), instance)
+
+
+def _refuse_missing_secret(situation: Situation) -> None:
+    """Refuse a way to sign in without the secret that it needs."""
+    login = situation.deployment.login
+    if login.secret and login.secret not in situation.deployment.secrets:
+        raise HostError(
+            f"login.method is {login.method}, and the secret {login.secret} is not set.",
+            fix=f"`labdock secret set {login.secret}` asks for it.",
+        )
 
 
 def _refuse_lost_homes(instance: Instance) -> None:
@@ -402,7 +414,28 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         simulation_image=images.simulation.tag,
         cdi=CDI_FOLDER in facts.cdi_folders,
         pip=read_pip_settings(),
+        login_authority=_read_authority(instance),
+        secrets=set_since(instance),
     )
+
+
+def _read_authority(instance: Instance) -> str:
+    """The text of the file that ``login.authority`` names, "" without one.
+
+    Raises:
+        ConfigError: It is not there, or holds no certificate.
+    """
+    named = instance.config.login.authority
+    if named is None:
+        return ""
+    path = (instance.config_path or Path()).parent / named
+    text = host.read_text(path)
+    if text is None or "-----BEGIN CERTIFICATE-----" not in text:
+        raise ConfigError(
+            f"login.authority: {path} {'is not there' if text is None else 'holds no certificate'}.",
+            fix="Name the PEM file of the authority that signed the provider's certificate.",
+        )
+    return text
 
 
 def _compose_text(deployment: Deployment) -> str:

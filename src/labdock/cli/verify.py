@@ -21,6 +21,7 @@ from labdock.cli.instance import Instance, hub_api
 from labdock.core.allocation import Held, allocate
 from labdock.core.errors import DriverError, HubError, LabdockError
 from labdock.core.gpus import GpuRequest, GpuRules, Holder
+from labdock.core.login import LOCAL
 
 Result = TypeVar("Result")
 
@@ -108,24 +109,38 @@ async def go_the_way(
     api, name = hub_api(instance), f"verify-{secrets.token_hex(3)}"
     agent = AgentClient(instance.agent_socket)
     way = partial(_prove_gpu, agent, instance.config.gpus) if gpu else _prove_session
-    return await _verify(instance.config.site.url, api, name, image, report, way, admin=admin)
+    local = instance.config.login.method == LOCAL
+    return await _verify(instance.config.site.url, api, name, image, report, way, admin=admin, local=local)
 
 
 async def _verify(
-    url: str, api: HubApi, name: str, image: str | None, report: Report, way: Way, *, admin: bool
+    url: str,
+    api: HubApi,
+    name: str,
+    image: str | None,
+    report: Report,
+    way: Way,
+    *,
+    admin: bool,
+    local: bool,
 ) -> bool:
     try:
-        invitation = await report.prove(f"Invite {name}", asyncio.to_thread(api.add_user, name, admin=admin))
+        make = api.add_user if local else api.throw_away
+        invitation = await report.prove(f"Invite {name}", asyncio.to_thread(make, name, admin=admin))
     except LabdockError:
         return False
     ok = True
     gone = f"Remove {name} and everything of theirs"
     try:
         async with Visitor.arrive(url) as visitor:
-            await report.prove(
-                "Open the invitation, set a password, be signed in",
-                visitor.set_password(invitation["link"], name, secrets.token_urlsafe(18)),
-            )
+            link = invitation["link"]
+            if local:
+                password = secrets.token_urlsafe(18)
+                entered = visitor.set_password(link, name, password)
+                await report.prove("Open the invitation, set a password, be signed in", entered)
+            else:
+                # Nobody can sign in elsewhere for the command line: that one step is not proven.
+                await report.prove("Open a sign-in link, be signed in", visitor.use_link(link, name))
             await way(visitor, name, image, report)
     except (LabdockError, TimeoutError):
         ok = False

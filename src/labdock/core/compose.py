@@ -11,7 +11,7 @@ from typing import Any
 
 from labdock.core.config import Config
 from labdock.core.errors import HostError
-from labdock.core.login import access_rules, login_settings
+from labdock.core.login import LoginSettings, access_rules, login_settings
 from labdock.core.session import (
     LABEL_INSTANCE,
     LABEL_ROLE,
@@ -150,6 +150,11 @@ class Deployment:
     def service_uid(self) -> int:
         return self.owner_uid or SERVICE_UID
 
+    @property
+    def login(self) -> LoginSettings:
+        """How people sign in, as the hub is told."""
+        return login_settings(self.config.login, authority=self.login_authority)
+
 
 def bridge_name(instance: str) -> str:
     """The name of *instance*'s bridge on the host: at most 15 characters, as the kernel wants."""
@@ -203,7 +208,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         contact=config.site.contact,
         public_url=config.site.url,
         first_admin=config.login.admins[0],
-        login=login_settings(config.login, authority=site.login_authority),
+        login=site.login,
         limits=_limits(site),
         shared=shared_folders(site)[0],
         homes_root=site.places.homes,

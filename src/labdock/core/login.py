@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -138,9 +139,12 @@ def _read_account(value: Plain) -> object | Wrong:
     return value.lower()
 
 
+LOGIN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,253}")
+"""What somebody may be called where they sign in."""
+
 _ACCOUNT = text_value(
     "what somebody is called where they sign in, such as mia or mia@example.edu",
-    r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,253}",
+    LOGIN_PATTERN.pattern,
     convert=_read_account,
 )
 _HOST = r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?"
@@ -500,3 +504,37 @@ def login_settings(login: Login, *, authority: str = "") -> LoginSettings:
         group_base=login.ldap.groups,
         start_tls=login.ldap.start_tls,
     )
+
+
+def registration(method: str, url: str, server: str = "") -> tuple[str, ...]:
+    """What to do at the provider before people of the site at *url* can sign in by *method*, a line each.
+
+    Source of the addresses: the providers' own documentation, November 2026.
+    """
+    callback = f"{url}{CALLBACK_PATH}"
+    places = {
+        "github": (
+            f"{server or 'https://github.com'}/settings/applications/new "
+            "(for an organization: its page, Settings, Developer settings, OAuth apps)",
+            f"Homepage URL: {url}",
+            f"Authorization callback URL: {callback}",
+            "Then: Generate a new client secret.",
+        ),
+        "gitlab": (
+            f"{server or 'https://gitlab.com'}/-/user_settings/applications "
+            "(or a group's page, Settings, Applications)",
+            f"Redirect URI: {callback}",
+            "Confidential: yes. Scopes: read_user, and read_api where groups are used.",
+        ),
+        "google": (
+            "https://console.cloud.google.com/auth/clients: Create client, Web application",
+            f"Authorized JavaScript origins: {url}",
+            f"Authorized redirect URIs: {callback}",
+        ),
+        "oidc": (
+            f"{server or 'your provider'}: register a confidential web client (authorization code)",
+            f"Redirect URI: {callback}",
+            "Scopes: openid, profile, email, and what brings the groups.",
+        ),
+    }
+    return ("Register an application at the provider:", *(f"  {line}" for line in places[method]))

@@ -14,6 +14,7 @@ from tornado import web
 
 from labdock.core.accounts import UnknownPersonError
 from labdock.core.errors import AccountError, BadRequestError, LabdockError
+from labdock.core.login import LOGIN_PATTERN
 from labdock.core.people import check_name
 from labdock.hub.cards import Cards
 from labdock.hub.images import Images, image_news, images_for
@@ -29,6 +30,7 @@ def api_handlers(people: People, cards: Cards, images: Images) -> list[tuple[Any
         (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
         (r"/api/labdock/users/([^/]+)/(approve|refuse)", ApprovalAPIHandler, given),
         (r"/api/labdock/sweep", SweepAPIHandler, given),
+        (r"/api/labdock/throw-away", ThrowAwayAPIHandler, given),
         (r"/api/labdock/first-link", FirstLinkAPIHandler, given),
         (r"/api/labdock/gpus", GpusAPIHandler, {"cards": cards}),
         (r"/api/labdock/newer-image", NewerImageAPIHandler, {"images": images}),
@@ -99,24 +101,48 @@ class UsersAPIHandler(_PeopleAPI):
     @administrators_only
     @_answers
     async def post(self) -> None:
-        body = self.read_body("name", "admin", "login")
-        name, admin, login = body.get("name"), body.get("admin", False), body.get("login", "")
+        body = self.read_body("name", "admin", "as")
+        name, admin, here = body.get("name"), body.get("admin", False), body.get("as", "")
         if not isinstance(name, str):
             raise BadRequestError("The name is missing or no text.", field="name")
-        if not isinstance(login, str) or len(login) > 255:
-            raise BadRequestError("The login is no text.", field="login")
+        if not isinstance(here, str):
+            raise BadRequestError("The name here is no text.", field="as")
         if not isinstance(admin, bool):
             raise BadRequestError("Whether somebody is an administrator is true or false.", field="admin")
-        try:
-            check_name(name)
-        except AccountError as error:
-            raise BadRequestError(error.message, field="name", fix=error.fix) from error
+        if self.people.local:
+            known_form(name, "name")
+        elif not LOGIN_PATTERN.fullmatch(name):
+            raise BadRequestError(f"{name[:60]!r} cannot be what somebody signs in as.", field="name")
+        if here:
+            known_form(here, "as")
         self.check_may_touch(admin=admin)
-        invited = await self.people.invite(name, admin=admin, login=login)
+        invited = await self.people.invite(name, admin=admin, name=here)
         if invited.link is not None:
             self.answer_link(invited.link)
         else:
             self.answer({"name": invited.name, "login": invited.login, "link": None}, 201)
+
+
+def known_form(name: str, field: str) -> None:
+    """Raise BadRequestError unless *name* can be a person's name."""
+    try:
+        check_name(name)
+    except AccountError as error:
+        raise BadRequestError(error.message, field=field, fix=error.fix) from error
+
+
+class ThrowAwayAPIHandler(_PeopleAPI):
+    """``POST /api/labdock/throw-away`` with ``{name, admin}``: somebody for a moment; for services alone."""
+
+    @administrators_only
+    @_answers
+    async def post(self) -> None:
+        if self.current_user.kind != "service":
+            raise web.HTTPError(403, "Only the command line makes people for a moment.")
+        body = self.read_body("name", "admin")
+        name = str(body.get("name"))
+        known_form(name, "name")
+        self.answer_link(await self.people.throw_away(name, admin=body.get("admin") is True))
 
 
 class UserAPIHandler(_PeopleAPI):

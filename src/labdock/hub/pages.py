@@ -27,7 +27,6 @@ from labdock.core.accounts import (
     TooManyTriesError,
     UnknownPersonError,
 )
-from labdock.core.admission import name_from
 from labdock.core.allocation import Held, Offer, offers, person_limit
 from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError, StartError
 from labdock.core.gpus import GpuReport, Holder, Lease
@@ -470,11 +469,6 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
         self.finish(html)
 
 
-def login_name(login: str) -> str:
-    """The name here that is offered to whoever signs in elsewhere as *login*."""
-    return name_from(login, ()) if login else ""
-
-
 class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
     """``/hub/people``: the list, and the form that invites."""
 
@@ -492,12 +486,11 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
         name = self.get_body_argument("name", "")
         admin = self.get_body_argument("admin", "") == "yes"
         self.check_may_touch(admin=admin)
-        login = self.get_body_argument("login", "")
         try:
-            invited = await self.people.invite(name or login_name(login), admin=admin, login=login)
+            invited = await self.people.invite(name, admin=admin)
         except (AccountError, BadRequestError) as error:
             self.set_status(409)
-            await self.show_people(error=str(error), typed=login or name)
+            await self.show_people(error=str(error), typed=name)
             return
         await self.show_people(made=invited.link, expected="" if invited.link else invited.login)
 

@@ -17,6 +17,7 @@ from tornado import web
 from tornado.log import app_log
 
 from labdock.core.accounts import Account, LinkKind, Standing, UnknownPersonError
+from labdock.core.admission import name_from
 from labdock.core.errors import AccountError, BadRequestError, HubError
 from labdock.core.login import LOCAL
 from labdock.core.site import HubSettings
@@ -100,23 +101,37 @@ class People:
         """Whether people have accounts of this site, with links and passwords."""
         return self.settings.login.method == LOCAL
 
-    async def invite(self, name: str, *, admin: bool, login: str = "") -> Invited:
-        """A new account called *name*; with local accounts, and the link to set its password by.
+    async def invite(self, who: str, *, admin: bool, name: str = "") -> Invited:
+        """A new account for *who*, called *name* here.
 
-        Elsewhere it is for whoever signs in as *login*, which is *name* if it is empty.
+        With local accounts *who* is the name, and a link to set the password by comes with it. Elsewhere it
+        is what they sign in as, and *name* is made of that when it is empty.
 
         Raises:
             AccountError: Somebody has the name or the login, or it cannot be one.
+            BadRequestError: A local account was to have two names.
         """
         now = self.admission.now()
         if self.local:
-            if login:
-                raise BadRequestError("Local accounts have no other login.", field="login")
-            await asyncio.to_thread(self._store.add, name, admin=admin, now=now)
+            if name not in {"", who}:
+                raise BadRequestError("A local account has one name.", field="as", fix="Leave the other out.")
+            await asyncio.to_thread(self._store.add, who, admin=admin, now=now)
         else:
-            await asyncio.to_thread(self._store.expect, login or name, name=name, admin=admin, now=now)
-        app_log.info("Invited %s%s", name, " as administrator" if admin else "")
-        return Invited(name, login or name, await self._link(name, LinkKind.INVITE) if self.local else None)
+            name = name or name_from(who, ())
+            await asyncio.to_thread(self._store.expect, who, name=name, admin=admin, now=now)
+        app_log.info("Invited %s%s", who, " as administrator" if admin else "")
+        link = await self._link(who, LinkKind.INVITE) if self.local else None
+        return Invited(name or who, who, link)
+
+    async def throw_away(self, name: str, *, admin: bool) -> MadeLink:
+        """An account for a moment, for `labdock verify`, and the link that signs in to it.
+
+        Raises:
+            AccountError: Somebody has the name.
+        """
+        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.admission.now())
+        app_log.info("Made %s, for a moment", name)
+        return await self._link(name, LinkKind.SIGNIN)
 
     async def approve(self, name: str) -> Account:
         """Let *name* in, who waits, was refused, or is in by the configuration alone.
@@ -147,16 +162,17 @@ class People:
             UnknownPersonError: There is no such account.
             AccountError: People sign in elsewhere, so there is no password to set.
         """
-        if not self.local:
-            raise AccountError(
-                f"People sign in with {self.settings.login.label}.",
-                fix="Passwords are set there, not here.",
-            )
+        self._check_local()
         account = await self.get(name)
         return await self._link(name, LinkKind.INVITE if account.activated_at is None else LinkKind.RESET)
 
     async def first_link(self) -> MadeLink:
-        """A link that signs the first administrator in; makes the account if it is missing."""
+        """A link that signs the first administrator in; makes the account if it is missing.
+
+        Raises:
+            AccountError: People sign in elsewhere.
+        """
+        self._check_local()
         name = self.settings.first_admin
         account = await asyncio.to_thread(self._store.find, name)
         if account is None:
@@ -191,6 +207,11 @@ class People:
         await asyncio.to_thread(self._store.remove, account.name)
         app_log.info("Removed %s; home %s", account.name, f"kept at {home}" if home else "deleted")
         return home
+
+    def _check_local(self) -> None:
+        if not self.local:
+            label = self.settings.login.label
+            raise AccountError(f"People sign in with {label}.", fix="There are no passwords and links here.")
 
     async def _link(self, name: str, kind: LinkKind) -> MadeLink:
         token, expires_at = await asyncio.to_thread(
