@@ -92,7 +92,7 @@ class Ours:
         passwords = {}
         for name in names:
             invitation = await asyncio.to_thread(api.add_user, name, admin=False)
-            passwords[name] = f"bench-{os.urandom(12).hex()}"
+            passwords[name] = f"measured-{os.urandom(12).hex()}"
             async with Visitor.arrive(self.url) as visitor:
                 await visitor.set_password(invitation["link"], name, passwords[name])
         return passwords

@@ -11,19 +11,14 @@ from labdock.core.accounts import (
     MOST_REMEMBERED,
     PACE_FOR_ADDRESS,
     PACE_FOR_NAME,
-    PASSWORD_MAX,
-    PASSWORD_MIN,
     Limiter,
     Link,
     LinkKind,
     LinkState,
     address_group,
-    check_password,
-    normal_password,
     seconds_in_words,
     token_hash,
 )
-from labdock.core.errors import BadRequestError
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "2001:db8::1")
 NAMES = ("ada", "bob", "")
@@ -140,46 +135,6 @@ def test_addresses_of_one_ipv6_customer_count_as_one() -> None:
     assert address_group("2001:db8:0:1::1") != address_group("2001:db8::1")
     assert address_group("::ffff:192.0.2.1") == "192.0.2.1"
     assert address_group("@unix") == "@unix"
-
-
-@pytest.mark.parametrize(
-    "password",
-    [
-        "",
-        "short",
-        "a" * (PASSWORD_MIN - 1),
-        "x" * (PASSWORD_MAX + 1),
-        "Password123",
-        "aaaaaaaaaaaaaaa",
-        "adaadaadaada",
-        "Ada-lovelace1",
-        "tab\there is bad",
-        "null\0null\0null",
-    ],
-)
-def test_weak_or_untypable_passwords_are_refused_with_a_way_out(password: str) -> None:
-    with pytest.raises(BadRequestError) as caught:
-        check_password(password, name="ada-lovelace" if password.startswith("Ada") else "ada")
-    assert caught.value.field == "password"
-    assert caught.value.fix
-    assert not password or password not in str(caught.value)
-
-
-@given(st.text(min_size=PASSWORD_MIN, max_size=40))
-def test_an_accepted_password_is_its_own_normal_form(password: str) -> None:
-    try:
-        normal = check_password(password, name="ada")
-    except BadRequestError:
-        return
-    assert normal == normal_password(normal)
-
-
-def test_the_same_letters_from_two_keyboards_are_one_password() -> None:
-    assert normal_password("cafe\u0301 au lait") == normal_password("caf\u00e9 au lait")
-
-
-def test_four_plain_words_are_a_good_password() -> None:
-    assert check_password("correct horse battery staple", name="ada")
 
 
 @pytest.mark.parametrize("kind", list(LinkKind))

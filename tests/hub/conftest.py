@@ -349,6 +349,7 @@ async def running_hub(
     admission = Admission(store, lambda: rules.now, clock=lambda: time.time() + running.later_s)
     sign_in = SignIn(
         admission,
+        site_name=settings.site_name,
         hasher=CHEAP,
         steady=lambda: time.monotonic() + running.later_s,
     )

@@ -1,4 +1,4 @@
-"""Rules of local accounts: passwords, links, and how often somebody may try to sign in.
+"""Rules of accounts: links, and how often somebody may try to sign in.
 
 Times are seconds: of the wall clock (Unix time) for accounts and links, of any steady clock for
 the limiter. Whoever calls passes them in.
@@ -7,28 +7,13 @@ the limiter. Whoever calls passes them in.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from math import ceil
 
-from labdock.core.errors import AccountError, BadRequestError
-
-PASSWORD_MIN = 10
-PASSWORD_MAX = 256
-
-# fmt: off
-COMMON_PASSWORDS = frozenset((
-    "1234567890", "0123456789", "0987654321", "12345678910", "123456789a", "a123456789", "1q2w3e4r5t",
-    "1qaz2wsx3edc", "q1w2e3r4t5", "qwertyuiop", "qwerty1234", "qwerty12345", "qwertz1234", "qwertzuiop",
-    "asdfghjkl1", "zxcvbnm123", "abcd123456", "abc1234567", "password12", "password123", "password1234",
-    "passwort123", "passw0rd123", "iloveyou12", "iloveyou123", "letmein123", "welcome123", "welcome1234",
-    "changeme123", "administrator", "admin12345", "admin123456", "jupyterhub", "jupyterlab", "notebook123",
-))
-# fmt: on
-"""What is guessed first among the passwords that are long enough."""
+from labdock.core.errors import AccountError
 
 
 class TooManyTriesError(AccountError):
@@ -132,43 +117,6 @@ class Link:
 def token_hash(token: str) -> str:
     """What is stored of a link's *token*: its SHA-256 in hex. 256 random bits need no salt."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
-def normal_password(password: str) -> str:
-    """*password* in Unicode's NFKC, so that "é" is the same on every keyboard."""
-    return unicodedata.normalize("NFKC", password)
-
-
-def check_password(password: str, *, name: str) -> str:
-    """The normal form of *password*, if the person called *name* may use it.
-
-    Length is what counts (NIST SP 800-63B, 3.1.1.2): no rule asks for digits or capitals.
-
-    Raises:
-        BadRequestError: Too short, too long, unprintable, or among the first guesses.
-    """
-    normal = normal_password(password)
-    if not PASSWORD_MIN <= len(normal) <= PASSWORD_MAX:
-        raise BadRequestError(
-            f"The password has {len(normal)} characters.",
-            field="password",
-            fix=f"Use {PASSWORD_MIN} to {PASSWORD_MAX}; a few words with spaces are fine.",
-        )
-    if not normal.isprintable():
-        raise BadRequestError(
-            "The password holds a character that cannot be typed.",
-            field="password",
-            fix="Use letters, digits, signs and spaces.",
-        )
-    folded = normal.casefold()
-    rest = folded.replace(name.casefold(), "") if name else folded
-    if folded in COMMON_PASSWORDS or len(set(folded)) < 4 or len(rest) < 4:
-        raise BadRequestError(
-            "The password is one of the first that somebody would guess.",
-            field="password",
-            fix="Use a few words that do not belong together.",
-        )
-    return normal
 
 
 def seconds_in_words(seconds: int) -> str:

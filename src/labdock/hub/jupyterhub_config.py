@@ -52,7 +52,7 @@ agent = AgentClient(AGENT_SOCKET)
 engine = Engine(AGENT_SOCKET)
 store = AccountStore(database, settings.login.method)
 admission = Admission(store, LiveFile(SETTINGS / ACCESS, AccessRules.from_json).value)
-sign_in = SignIn(admission)
+sign_in = SignIn(admission, site_name=settings.site_name)
 offered = LiveFile(SETTINGS / "images.json", choices_from_json)
 cards = Cards(agent, settings.instance, settings.gpus)
 

@@ -383,7 +383,10 @@ class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type 
         if link.kind is not LinkKind.SIGNIN:
             try:
                 hashed = await self.sign_in.hash(
-                    self.get_body_argument("password", "", strip=False), name=account.name
+                    self.get_body_argument("password", "", strip=False),
+                    name=account.name,
+                    email=account.email,
+                    full_name=account.full_name,
                 )
             except BadRequestError as error:
                 self.set_status(400)
@@ -438,7 +441,10 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
             ):
                 raise BadRequestError("That is not your present password.", field="present")
             hashed = await self.sign_in.hash(
-                self.get_body_argument("password", "", strip=False), name=account.name
+                self.get_body_argument("password", "", strip=False),
+                name=account.name,
+                email=account.email,
+                full_name=account.full_name,
             )
         except BadRequestError as error:
             self.set_status(400)

@@ -17,16 +17,11 @@ from tornado.log import app_log
 from traitlets import Any as AnyTrait
 from traitlets import default
 
-from labdock.core.accounts import (
-    PASSWORD_MAX,
-    Account,
-    Limiter,
-    TooManyTriesError,
-    check_password,
-    normal_password,
-)
+from labdock.core.accounts import Account, Limiter, TooManyTriesError
+from labdock.core.passwords import PASSWORD_MAX, check_password, normal_password, words_about
 from labdock.core.people import NAME_PATTERN
 from labdock.hub.admission import Admission
+from labdock.hub.passwords import guesses_needed
 
 WRONG = "Wrong name or password."
 
@@ -36,17 +31,19 @@ R = TypeVar("R")
 class SignIn:
     """Passwords of the local accounts: checked and set off the event loop, and only so often.
 
-    *steady* gives the limiter's seconds.
+    *site_name* is what no password may contain; *steady* gives the limiter's seconds.
     """
 
     def __init__(
         self,
         admission: Admission,
         *,
+        site_name: str = "",
         hasher: PasswordHasher | None = None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.admission = admission
+        self._site_name = site_name
         # 32 MiB a check and two at a time: a burst of sign-ins cannot eat the hub's memory.
         self._hasher = hasher or PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="password")
@@ -80,13 +77,18 @@ class SignIn:
         self._limiter = self._limiter.succeeded(address, known_form)
         return account
 
-    async def hash(self, password: str, *, name: str) -> str:
+    async def hash(self, password: str, *, name: str, email: str = "", full_name: str = "") -> str:
         """What is stored of *password*, once it is checked against the rules.
 
         Raises:
             BadRequestError: The rules refuse it.
         """
-        return await self._in_thread(self._hasher.hash, check_password(password, name=name))
+        words = words_about(name, email=email, full_name=full_name, site=self._site_name)
+
+        def checked_and_hashed() -> str:
+            return self._hasher.hash(check_password(password, words=words, guesses=guesses_needed))
+
+        return await self._in_thread(checked_and_hashed)
 
     async def _in_thread(self, call: Callable[..., R], *args: str) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
