@@ -18,7 +18,6 @@ from urllib.parse import urlencode, urlsplit
 
 from jupyterhub.utils import url_path_join
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthenticator, OAuthLoginHandler
-from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from traitlets import default
@@ -245,9 +244,7 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
             params |= {"client_id": self.client_id, "client_secret": self.client_secret}
         return params
 
-    async def authenticate(
-        self, handler: web.RequestHandler, data: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    async def authenticate(self, handler: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
         """JupyterHub's form of whom the provider has sent back.
 
         Raises:
@@ -259,7 +256,13 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
         token = await self.get_token_info(handler, params)
         state = self._state_from(token, {"signed_in_at": int(self.wiring.clock())})
         facts = await self.facts(state, token, handler)
-        return await self.admit(handler, facts, state)
+        model = await self.admit(handler, facts, state)
+        user = handler.find_user(model["name"])
+        before = await user.get_auth_state() if user is not None else None
+        if before and before.get("identity") == model["auth_state"]["identity"] and not before.get("dead"):
+            # Some providers give a refresh token with the first sign-in alone.
+            model["auth_state"]["refresh_token"] = state["refresh_token"] or before.get("refresh_token", "")
+        return model
 
     async def facts(self, state: dict[str, Any], token: Mapping[str, Any] | None, handler: Any) -> Facts:
         """What the provider says of the owner of the token in *state*.

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import jwt
 from oauthenticator.generic import GenericOAuthenticator
-from tornado import web
 
 from labdock.core.admission import Presented
 from labdock.core.sign_in_trouble import SignInError, no_state, no_verified_email, strange
@@ -39,9 +38,7 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
         await self._discovered()
         await super().be_ready()
 
-    async def authenticate(
-        self, handler: web.RequestHandler, data: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    async def authenticate(self, handler: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
         await self._discovered()
         return await super().authenticate(handler, data, **kwargs)
 
