@@ -69,8 +69,8 @@ def test_a_lock_file_pins_every_package_with_hashes(path: Path) -> None:
         )
 
 
-def test_the_lock_of_the_proxy_pins_every_package_with_a_hash() -> None:
-    (path,) = [path for path in LOCKS if path.name == "package-lock.json"]
+@pytest.mark.parametrize("path", [path for path in LOCKS if path.name == "package-lock.json"], ids=name_of)
+def test_a_lock_of_node_s_packages_pins_every_one_with_a_hash(path: Path) -> None:
     packages = {name: one for name, one in json.loads(path.read_text())["packages"].items() if name}
     assert packages
     assert all(one["version"] and one["integrity"].startswith("sha512-") for one in packages.values())

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from html import unescape
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
@@ -21,10 +21,18 @@ from labdock.hub.providers import authenticator_class
 from tests.hub.conftest import PUBLIC_URL, SETTINGS, Answer, Browser, Hub, running_hub
 from tests.providers.serving import Application, Authority, Provider, serving
 
+
+class Runs(Protocol):
+    """A provider that runs somewhere."""
+
+    url: str
+
+
 CALLBACK = f"{PUBLIC_URL}/hub/oauth_callback"
 CRYPT_KEY = "11" * 32
 
-P = TypeVar("P", bound=Provider)
+P = TypeVar("P", bound=Runs)
+S = TypeVar("S", bound=Provider)
 
 
 @dataclass
@@ -76,25 +84,41 @@ class Later:
 
 @asynccontextmanager
 async def running_site(
-    folder: Path, provider: P, method: str, rules: AccessRules, **login: Any
-) -> AsyncIterator[Site[P]]:
+    folder: Path, provider: S, method: str, rules: AccessRules, **login: Any
+) -> AsyncIterator[Site[S]]:
     """A hub whose people sign in with *provider*."""
-    authority, later = Authority(), Later()
+    authority = Authority()
     with serving(provider, authority, folder):
         application = provider.register(CALLBACK)
-        settings = LoginSettings(
-            method=method,
-            client_id=application.client_id,
-            server=provider.url,
-            authority=authority.pem,
-            **{"label": "", **login},
-        )
-        wiring = Wiring(settings, PUBLIC_URL, application.secret, clock=lambda: time.time() + later.seconds)
-        os.environ["JUPYTERHUB_CRYPT_KEY"] = CRYPT_KEY
-        async with running_hub(
-            folder, rules, replace(SETTINGS, login=settings), authenticator_class(wiring)
-        ) as hub:
-            yield Site(hub, provider, application, authority, later)
+        async with site_of(folder, provider, application, authority, method, rules, **login) as site:
+            yield site
+
+
+@asynccontextmanager
+async def site_of(
+    folder: Path,
+    provider: P,
+    application: Application,
+    authority: Authority,
+    method: str,
+    rules: AccessRules,
+    **login: Any,
+) -> AsyncIterator[Site[P]]:
+    """A hub that is *application* at *provider*, which runs already."""
+    later = Later()
+    settings = LoginSettings(
+        method=method,
+        client_id=application.client_id,
+        server=provider.url,
+        authority=authority.pem,
+        **{"label": "", **login},
+    )
+    wiring = Wiring(settings, PUBLIC_URL, application.secret, clock=lambda: time.time() + later.seconds)
+    os.environ["JUPYTERHUB_CRYPT_KEY"] = CRYPT_KEY
+    async with running_hub(
+        folder, rules, replace(SETTINGS, login=settings), authenticator_class(wiring)
+    ) as hub:
+        yield Site(hub, provider, application, authority, later)
 
 
 @dataclass

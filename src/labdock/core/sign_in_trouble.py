@@ -32,7 +32,10 @@ REFUSED = "refused"
 NOT_NOW = "not-now"
 
 PASSING = frozenset({DOWN, SLOW_DOWN})
-"""What says nothing of a person: whoever is in stays in."""
+"""What passes by itself, and says nothing of a person."""
+
+ABOUT_THEM = frozenset({TOKEN_DEAD, NO_EMAIL})
+"""What ends the sign-in of a person who is in; all else is between this site and the provider."""
 
 ASK = "Write to whoever runs this site; nothing is wrong with your account."
 

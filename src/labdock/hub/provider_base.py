@@ -17,6 +17,7 @@ from labdock.core.admission import NotAdmittedError, Presented, Reason
 from labdock.core.errors import AccountError
 from labdock.core.login import CALLBACK_PATH, LoginSettings
 from labdock.core.sign_in_trouble import (
+    ABOUT_THEM,
     PASSING,
     SignInError,
     Trouble,
@@ -162,7 +163,7 @@ class Vouched(LabdockAuthenticator):
         try:
             facts, state = await self.facts_again(state)
         except SignInError as error:
-            if error.trouble.kind not in PASSING:
+            if error.trouble.kind in ABOUT_THEM:
                 raise
             self.tell_admin(error.trouble)
             return known, state

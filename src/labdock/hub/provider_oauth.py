@@ -225,13 +225,21 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
         if self.failed is not None and self.wiring.clock() < self.failed[1]:
             raise SignInError(self.failed[0])
         try:
-            await self.get_token_info(None, self._made_up_code())
+            await self.probe()
         except SignInError as error:
             # That the code is wrong is the right answer; where it makes no sense, its page may know better.
             if error.trouble.kind not in (CODE_SPENT, STRANGE):
                 self.failed = (error.trouble, self.wiring.clock() + FAILURE_HOLDS_S)
                 raise
             self.known_there = error.trouble.kind == CODE_SPENT
+
+    async def probe(self) -> None:
+        """Exchange a code that is none.
+
+        Raises:
+            SignInError: Always; that the code is wrong means that all else is right.
+        """
+        await self.get_token_info(None, self._made_up_code())
 
     def _made_up_code(self) -> dict[str, str]:
         params = {

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import base64
 import hmac
+import secrets
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import jwt
 from oauthenticator.generic import GenericOAuthenticator
+from tornado.httputil import url_concat
 
 from labdock.core.admission import Presented
-from labdock.core.sign_in_trouble import SignInError, no_state, no_verified_email, strange
+from labdock.core.sign_in_trouble import (
+    CODE_SPENT,
+    WRONG_SECRET,
+    SignInError,
+    no_state,
+    no_verified_email,
+    strange,
+    wrong_callback,
+    wrong_secret,
+)
 from labdock.hub.provider_base import Facts
 from labdock.hub.provider_oauth import (
     LEEWAY_S,
@@ -38,12 +49,47 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
         await self._discovered()
         await super().be_ready()
 
+    async def probe(self) -> None:
+        ways = names_in((await self._discovered()).get("token_endpoint_auth_methods_supported"))
+        # What a provider can is not what it lets this application do; by its standard the first is the rule.
+        for way in ("client_secret_basic", "client_secret_post"):
+            if way not in (ways or {"client_secret_basic"}):
+                continue
+            self.basic_auth = way == "client_secret_basic"
+            try:
+                await super().probe()
+            except SignInError as error:
+                if error.trouble.kind == CODE_SPENT:
+                    await self._try_page()
+                    raise
+                if error.trouble.kind != WRONG_SECRET:
+                    raise
+        raise SignInError(wrong_secret(self.provider))
+
+    async def _try_page(self) -> None:
+        """Look at the page that people are sent to: one that refuses them would be a dead end."""
+        query = {
+            "response_type": "code",
+            "client_id": self.client_id,
+            "redirect_uri": self.wiring.callback,
+            "scope": self.scope_words(),
+            "state": "probe",
+            "code_challenge": secrets.token_urlsafe(32),
+            "code_challenge_method": "S256",
+        }
+        reply = await self.httpfetch(
+            url_concat(self.authorize_url, query), parse_json=False, raise_error=False, method="GET"
+        )
+        if 400 <= reply.code < 500:
+            raise SignInError(wrong_callback(self.provider, self.wiring.callback))
+
     async def authenticate(self, handler: Any, data: Any = None, **kwargs: Any) -> dict[str, Any]:
-        await self._discovered()
+        # A hub that was restarted meanwhile does not know yet how to speak with the provider.
+        await self.be_ready()
         return await super().authenticate(handler, data, **kwargs)
 
     async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
-        await self._discovered()
+        await self.be_ready()
         if state.get("groups_by_id_token"):
             # Only a new ID token tells them again.
             if not state.get("refresh_token"):
@@ -92,8 +138,6 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
             address = text_of(found, name)
             if (address or name in needed) and not address.startswith("https://"):
                 raise SignInError(strange(self.provider, f"{url} has no https address as its {name}"))
-        ways = names_in(found.get("token_endpoint_auth_methods_supported")) or {"client_secret_basic"}
-        self.basic_auth = "client_secret_post" not in ways
         self.authorize_url = found["authorization_endpoint"]
         self.token_url = found["token_endpoint"]
         self.userdata_url = text_of(found, "userinfo_endpoint")
