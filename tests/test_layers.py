@@ -53,12 +53,12 @@ MAY_IMPORT = {
     # What fetches from outside for everybody has nothing of the others with it.
     "packages": {"core", "packages"},
     # It starts the part that a container is told to be.
-    "parts": {"agent", "packages"},
+    "parts": {"agent", "core", "packages"},
 }
 
 PACKAGES = {
     "core": set[str](),
-    "adapters": {"aiodocker", "aiohttp", "pynvml", "ruamel", "yarl"},
+    "adapters": {"aiodocker", "aiohttp", "cryptography", "pynvml", "ruamel", "yarl"},
     "agent": {"aiohttp", "yarl"},
     "hub": {
         "aiohttp",

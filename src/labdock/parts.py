@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,7 +72,25 @@ def run_hub() -> None:
 
 
 def run_edge() -> None:
+    from labdock.core import edge  # noqa: PLC0415  each part loads its own and no more
+
+    mark = Path(edge.CERTIFICATES) / "mark"
+    if not mark.exists():
+        mark.write_text(secrets.token_hex(16))
+    os.environ |= {edge.MARK: mark.read_text().strip(), edge.GATEWAY: _gateway(), "HOME": "/tmp"}  # noqa: S108  private to the container
+    key = SECRETS / edge.EAB_SECRET
+    if key.exists():
+        os.environ[edge.EAB_KEY] = key.read_text().strip()
     _become("caddy", "run", "--adapter", "caddyfile", "--config", str(SETTINGS / "Caddyfile"))
+
+
+def _gateway() -> str:
+    """The IPv4 address of the way out, by which processes of this machine come to a published port."""
+    for line in Path("/proc/net/route").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] == "00000000":
+            return socket.inet_ntoa(bytes.fromhex(fields[2])[::-1])
+    return "127.0.0.1"
 
 
 def _become(*command: str) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +164,25 @@ def test_where_nobody_listens_there_is_no_hub() -> None:
         assert not api.healthy()
         with pytest.raises(HubError, match="refused"):
             api.users()
+
+
+async def test_by_a_socket_the_hub_is_asked_past_name_port_and_certificate(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    app = web.Application()
+    app.router.add_get("/hub/health", hub.health)
+    app.router.add_route("*", "/hub/api/labdock/{path:.*}", hub.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "proxy.sock")).start()
+    hub.answer = [{"name": "ada"}]
+    # Nobody resolves this name, and nobody speaks TLS here.
+    api = HubApi("https://gpu.lab.invalid:8443", TOKEN, socket=tmp_path / "proxy.sock")
+    try:
+        assert await asyncio.to_thread(api.healthy)
+        assert await asyncio.to_thread(api.users) == [{"name": "ada"}]
+    finally:
+        await runner.cleanup()
+    assert not await asyncio.to_thread(api.healthy)
+    with pytest.raises(HubError, match="does not answer at"):
+        await asyncio.to_thread(api.users)

@@ -27,7 +27,7 @@ from labdock.core.compose import (
     part_files,
     parts_of,
 )
-from labdock.core.config import Config, Listen
+from labdock.core.config import Config
 from labdock.core.config import Shared as SharedSetting
 from labdock.core.errors import HostError
 from labdock.core.session import INSTANCE_PATTERN, SharedFolder, container_name

@@ -14,7 +14,7 @@ from labdock.core.config import (
     RESERVED_TRAITS,
     Config,
     Image,
-    Listen,
+
     Shared,
     dump,
     find_problems,

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import socket as sockets
 from collections.abc import Mapping
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPHandler, ProxyHandler, Request, build_opener
 
 from labdock.core.errors import HubError
 
 
 class HubApi:
-    """Asks the hub behind *url* (without /hub) with *token*; one request a call, no proxies."""
+    """Asks the hub behind *url* (without /hub) with *token*; one request a call, no proxies.
 
-    def __init__(self, url: str, token: str, *, host: str = "") -> None:
+    With *socket* it asks there, in plain HTTP, and *url* only says for whom: the way past the edge.
+    """
+
+    def __init__(self, url: str, token: str, *, socket: Path | None = None) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"token {token}", **({"Host": host} if host else {})}
-        self._opener = build_opener(ProxyHandler({}))
+        self._headers = {"Authorization": f"token {token}"}
+        self._opener = build_opener(ProxyHandler({}), *(() if socket is None else (_ByUnixSocket(socket),)))
+        if socket is not None:
+            self._url = f"http://{self._url.partition('://')[2]}"
 
     def healthy(self, *, timeout_s: float = 2.0) -> bool:
-        """Whether edge, proxy and hub all answer."""
+        """Whether proxy and hub both answer, and the edge too where it is on the way."""
         try:
             with self._opener.open(Request(f"{self._url}/hub/health"), timeout=timeout_s) as response:  # noqa: S310  our own http URL
                 return bool(response.status == 200)
@@ -93,6 +101,29 @@ class HubApi:
                 f"The hub does not answer at {self._url} ({getattr(error, 'reason', error)}).",
                 fix="`labdock status` tells what runs.",
             ) from error
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path, host: str, timeout: float | None = None) -> None:
+        super().__init__(host, timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = sockets.socket(sockets.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _ByUnixSocket(HTTPHandler):
+    """Takes every request for plain HTTP to one socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._connection = partial(_UnixConnection, path)
+
+    def http_open(self, request: Request) -> HTTPResponse:
+        response: HTTPResponse = self.do_open(self._connection, request)
+        return response
 
 
 def _message(error: HTTPError) -> str:

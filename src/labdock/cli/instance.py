@@ -80,6 +80,10 @@ class Instance:
         return (SIMULATION, *parts) if simulated else parts
 
     @property
+    def proxy_socket(self) -> Path:
+        return self.state / "run/edge/proxy.sock"
+
+    @property
     def agent_socket(self) -> Path:
         return self.state / "run/agent/agent.sock"
 
@@ -172,15 +176,11 @@ def _config_path(chosen: Chosen, record: Record | None) -> Path | None:
 
 
 def hub_api(instance: Instance) -> HubApi:
-    """The hub of *instance*, through its own edge.
+    """The hub of *instance*, by the proxy's socket: past the edge, its certificate and its name.
 
     Raises:
         HostError: This instance was never brought up, or belongs to another user.
     """
-    listen = instance.config.site.listen
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared, not listened on
-    address = everywhere.get(listen.address, listen.address)
-    address = f"[{address}]" if ":" in address else address
     try:
         token = (instance.state / "secrets/api_token").read_text().strip()
     except FileNotFoundError as error:
@@ -189,4 +189,4 @@ def hub_api(instance: Instance) -> HubApi:
         raise HostError(
             f"The secrets in {instance.state} may not be read.", fix="Run as the user who ran `labdock up`."
         ) from error
-    return HubApi(f"http://{address}:{listen.port}", token)
+    return HubApi(instance.config.site.url, token, socket=instance.proxy_socket)

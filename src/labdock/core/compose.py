@@ -10,6 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from labdock.core.config import Config
+from labdock.core.edge import (
+    ACME_AUTHORITY,
+    ADMIN_SOCKET,
+    CERTIFICATES,
+    EAB_SECRET,
+    EDGE_HTTP_PORT,
+    EDGE_HTTPS_PORT,
+    OWN_PAIR,
+    caddyfile,
+)
 from labdock.core.errors import HostError
 from labdock.core.login import LoginSettings, access_rules, login_settings
 from labdock.core.session import (
@@ -22,11 +32,13 @@ from labdock.core.session import (
 from labdock.core.site import (
     PACKAGES_PORT,
     AgentRules,
+    CertificateRules,
     DriverPlaces,
     HubSettings,
     PackageCache,
     package_cache,
 )
+from labdock.core.site_settings import CertificateFiles
 
 PACKAGES = "packages"
 """The part that fetches Python packages for sessions; not there when the configuration says so."""
@@ -41,7 +53,6 @@ LABEL_PART = "org.labdock.part"
 LABEL_SETTINGS = "org.labdock.settings"
 
 HUB_PORT = 8081
-EDGE_PORT = 8080
 SERVICE_UID = 60_100
 """Who the hub, proxy and edge run as when Labdock was set up by root; above Debian's ordinary users."""
 
@@ -56,10 +67,13 @@ ACCESS = "access.json"
 HOST_FILES = "/host"
 """Below this folder the agent finds those of the host that a driver's files lie in, and its devices."""
 
-CDI_FOLDER = "/etc/cdi"
+PAIR_FILES = "/host-certificate"
+"""Below this folder the agent finds those of the host that lead to the administrator's own certificate."""
 
-_LARGE_BODIES = "1GB"
-"""The largest upload; JupyterLab sends files in pieces of 1 MB, notebooks whole."""
+AGENT_CERTIFICATES = "/run/labdock/certificate"
+"""Where the agent puts what the edge serves of them."""
+
+CDI_FOLDER = "/etc/cdi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,8 @@ class Deployment:
     CDI specs. *pip* is what this machine's pip is told, as far as it holds inside images too.
     *login_authority* is the text of the file that ``login.authority`` names; *secrets* tells of each secret
     that somebody set when that was, so that a part which reads it begins anew with a new one.
+    *acme_authority* is the text of the file that ``site.acme.authority`` names. *own_pair* is the text of the
+    certificate and key that ``site.https`` names; *pair_folders* are the folders that lead to the two files.
     """
 
     instance: str
@@ -145,6 +161,9 @@ class Deployment:
     pip: Mapping[str, str] = field(default_factory=dict)
     login_authority: str = ""
     secrets: Mapping[str, int] = field(default_factory=dict)
+    acme_authority: str = ""
+    own_pair: str = ""
+    pair_folders: tuple[str, ...] = ()
 
     @property
     def service_uid(self) -> int:
@@ -241,6 +260,23 @@ def agent_rules(site: Deployment) -> AgentRules:
         gpus=site.config.gpus,
         driver=driver_places(site),
         cdi_dir=CDI_FOLDER if site.cdi else "",
+        certificate=_certificate_rules(site),
+    )
+
+
+def _certificate_rules(site: Deployment) -> CertificateRules | None:
+    settings = site.config.site
+    if not settings.has_tls:
+        return None
+    own = isinstance(settings.https, CertificateFiles)
+    return CertificateRules(
+        host=settings.host,
+        address=settings.listen.address,
+        port=settings.listen.port,
+        cert=settings.https.cert if isinstance(settings.https, CertificateFiles) else "",
+        key=settings.https.key if isinstance(settings.https, CertificateFiles) else "",
+        files=PAIR_FILES if own else "",
+        pair=f"{AGENT_CERTIFICATES}/{OWN_PAIR.rpartition('/')[2]}" if own else "",
     )
 
 
@@ -264,51 +300,10 @@ def _limits(site: Deployment) -> Limits:
     return limits
 
 
-def caddyfile(site: Deployment) -> str:
-    """The edge's configuration: everything to the proxy's socket, a page of its own while that is away."""
-    config = site.config.site
-    # Behind somebody's TLS server on this machine, that server tells who asks and that it was https;
-    # it comes in by the bridge's gateway.
-    behind = config.url.startswith("https:") and ipaddress.ip_address(config.listen.address).is_loopback
-    trust = "\tservers {\n\t\ttrusted_proxies static private_ranges\n\t}\n" if behind else ""
-    return f"""\
-{{
-	admin off
-	auto_https off
-	persist_config off
-	storage file_system /tmp/caddy
-	log {{
-		level WARN
-	}}
-{trust}}}
-
-:{EDGE_PORT} {{
-	request_body {{
-		max_size {_LARGE_BODIES}
-	}}
-	header -Server
-	reverse_proxy unix//run/labdock/edge/proxy.sock {{
-		lb_try_duration 30s
-		lb_try_interval 100ms
-		fail_duration 0
-	}}
-	handle_errors 502 503 504 {{
-		root * /opt/labdock/lib/labdock/hub/static/errors
-		rewrite * /503.html
-		header Retry-After 5
-		header Cache-Control no-store
-		file_server {{
-			status 503
-		}}
-	}}
-}}
-"""
-
-
 def compose(site: Deployment) -> dict[str, Any]:
     """What Compose is given: the parts, and their two networks."""
     state = site.places.state
-    rules, settings, caddy = agent_rules(site).to_json(), hub_settings(site).to_json(), caddyfile(site)
+    rules, settings, caddy = agent_rules(site).to_json(), hub_settings(site).to_json(), _edge_files(site)
     service_user = f"{site.service_uid}:{site.service_uid}"
     sessions = site.network
     simulation = {SIMULATION: _simulation(site)} if site.simulated_gpus else {}
@@ -339,6 +334,7 @@ def compose(site: Deployment) -> dict[str, Any]:
                         _bind(site.places.names, site.places.names),
                         _bind(site.places.storage, site.places.storage),
                         *_driver_binds(site),
+                        *_pair_binds(site),
                     ],
                 },
                 [
@@ -401,17 +397,18 @@ def compose(site: Deployment) -> dict[str, Any]:
             "edge": _part(
                 site,
                 "edge",
-                caddy,
+                json.dumps(caddy, sort_keys=True),
                 {
                     "user": service_user,
                     "networks": ["edge"],
-                    "ports": [f"{site.config.site.listen}:{EDGE_PORT}"],
+                    "ports": _edge_ports(site),
                     "volumes": [
                         _bind(f"{state}/parts/edge", "/run/labdock/settings", read_only=True),
                         _bind(f"{state}/run/edge", "/run/labdock/edge"),
+                        *_edge_binds(site),
                     ],
                 },
-                ["curl", "-sS", "-o", "/dev/null", f"http://127.0.0.1:{EDGE_PORT}/"],
+                ["curl", "-sS", "-o", "/dev/null", f"http://127.0.0.1:{EDGE_HTTP_PORT}/"],
             ),
         },
         "networks": {
@@ -437,6 +434,44 @@ def compose(site: Deployment) -> dict[str, Any]:
             },
         },
     }
+
+
+def _edge_ports(site: Deployment) -> list[str]:
+    settings = site.config.site
+    if not settings.has_tls:
+        return [f"{settings.listen}:{EDGE_HTTP_PORT}"]
+    plain = [f"{settings.listen_http}:{EDGE_HTTP_PORT}"] if settings.listen_http else []
+    return [f"{settings.listen}:{EDGE_HTTPS_PORT}", *plain]
+
+
+def _edge_binds(site: Deployment) -> list[dict[str, Any]]:
+    """What the edge needs for certificates."""
+    state, settings = site.places.state, site.config.site
+    binds = [_bind(f"{state}/certificates", CERTIFICATES)]
+    if isinstance(settings.https, CertificateFiles):
+        binds.append(_bind(f"{state}/run/edge-admin", ADMIN_SOCKET.rpartition("/")[0]))
+    if settings.acme.eab_key_id:
+        secret = f"secrets/{EAB_SECRET}"
+        binds.append(_bind(f"{state}/{secret}", f"/run/labdock/{secret}", read_only=True))
+    return binds
+
+
+def _edge_files(site: Deployment) -> dict[str, str]:
+    """The edge's settings files by path below the state directory."""
+    authority = {f"parts/edge/{ACME_AUTHORITY}": site.acme_authority} if site.acme_authority else {}
+    return {"parts/edge/Caddyfile": caddyfile(site.config.site), **authority}
+
+
+def _pair_binds(site: Deployment) -> list[dict[str, Any]]:
+    """What the agent needs to hand an administrator's certificate to the edge whenever it changes."""
+    if not isinstance(site.config.site.https, CertificateFiles):
+        return []
+    state = site.places.state
+    return [
+        *(_bind(folder, f"{PAIR_FILES}{folder}", read_only=True) for folder in site.pair_folders),
+        _bind(f"{state}/certificates/{OWN_PAIR.partition('/')[0]}", AGENT_CERTIFICATES),
+        _bind(f"{state}/run/edge-admin", ADMIN_SOCKET.rpartition("/")[0]),
+    ]
 
 
 def _real_driver(site: Deployment) -> bool:
@@ -527,7 +562,8 @@ def part_files(site: Deployment) -> dict[str, str]:
         "parts/hub/hub.json": hub_settings(site).to_json(),
         # Read anew while the hub runs, so it is no part of what replaces the hub.
         f"parts/hub/{ACCESS}": access_rules(site.config.login).to_json(),
-        "parts/edge/Caddyfile": caddyfile(site),
+        **_edge_files(site),
+        **({f"certificates/{OWN_PAIR}": site.own_pair} if site.own_pair else {}),
     }
 
 

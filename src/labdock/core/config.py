@@ -9,13 +9,11 @@ with every problem at once.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import urlsplit
 
 from labdock.core.errors import ConfigError
 from labdock.core.gpu_settings import GPU_SECTION
@@ -45,19 +43,11 @@ from labdock.core.settings import (
     value_of,
     whole_number,
 )
+from labdock.core.site_settings import LABEL, PORT, SITE_SECTION, Site
 from labdock.core.sizes import SIZE_PATTERN, format_size, parse_size
 
 # The rules for single values. Each is a JSON Schema too; what that cannot say is checked in code.
 
-_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_IPV4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
-_IPV6 = r"\[[0-9A-Fa-f:.]{2,45}\]"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-# The last label is not all digits, so that a mistyped IPv4 address is not taken for a name.
-_HOST_NAME = rf"(?=[^:/]{{1,253}}(?:[:/]|$))(?:{_LABEL}\.)*(?![0-9]+(?:[:/]|$)){_LABEL}"
-_URL = rf"https?://(?:{_IPV4}|{_IPV6}|{_HOST_NAME})(?::{_PORT})?/?"
-_LISTEN = rf"(?:{_IPV4}|{_IPV6}):{_PORT}"
 _SYSTEM_FOLDERS = (
     r"/(?:(?:proc|sys|dev|run|boot|etc|root|var/run|var/lib/docker)(?:/|$)|var/?$|var/lib/?$|usr/?$)"
 )
@@ -69,7 +59,7 @@ _IMAGE_ID = r"[a-z0-9](?:[a-z0-9-]{0,28}[a-z0-9])?"
 _IMAGE_PART = r"[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*"
 _REFERENCE = (
     # What comes before the first slash is a registry only if it looks like one, as the engine has it.
-    rf"(?:(?:(?:{_LABEL}\.)+{_LABEL}(?::{_PORT})?|{_LABEL}:{_PORT}|localhost)/)?"
+    rf"(?:(?:(?:{LABEL}\.)+{LABEL}(?::{PORT})?|{LABEL}:{PORT}|localhost)/)?"
     rf"{_IMAGE_PART}(?:/{_IMAGE_PART})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
@@ -106,7 +96,10 @@ _RESERVED: tuple[tuple[str, str], ...] = (
         "hub_routespec proxy_api_ip proxy_api_port proxy_cmd ip port base_url public_url subdomain_host",
         "Labdock wires the parts together; the public address is site.url, the port is in site.listen.",
     ),
-    ("ssl_key ssl_cert internal_ssl", "The hub speaks plain HTTP behind the edge."),
+    (
+        "ssl_key ssl_cert internal_ssl",
+        "The hub is behind the edge; certificates are in site.https.",
+    ),
     (
         "admin_users allowed_users whitelist allow_all allow_existing_users auto_login admin_access",
         "Administrators are in login.admins; people are added with: labdock users add NAME",
@@ -179,88 +172,6 @@ def _plain_cpus(cpus: float | None) -> Plain:
     return int(cpus) if cpus.is_integer() else cpus
 
 
-def _valid_ipv6(address: str) -> bool:
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _read_url(text: str) -> object | Wrong:
-    """*text* in its one canonical form: lower case, no final slash, no port that the scheme implies."""
-    scheme, _, place = text.rstrip("/").lower().partition("://")
-    bracketed = re.match(r"\[(.*)\]", place)
-    if bracketed and not _valid_ipv6(bracketed[1]):
-        return Wrong("does not hold an IPv6 address between the brackets")
-    return f"{scheme}://{place.removesuffix(f':{_SCHEME_PORTS[scheme]}')}"
-
-
-_SCHEME_PORTS = {"http": 80, "https": 443}
-
-
-def _url_hint(text: str) -> str:
-    """The address that somebody may have meant by *text*, if there is one in it."""
-    scheme, found, rest = text.partition("://")
-    if not found:
-        scheme, rest = "http", text
-    near = f"{scheme.lower()}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}"
-    if re.fullmatch(_URL, near):
-        return f"Write {near} (a path, a query or a user's name cannot be part of it)."
-    return "Write http:// or https://, a host, and a port if need be."
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """An IP address and TCP port of this machine; prints as ``127.0.0.1:8000`` or ``[::1]:8000``."""
-
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
-
-
-def _read_listen(text: str) -> object | Wrong:
-    address, _, port = text.rpartition(":")
-    address = address.strip("[]").lower()
-    if ":" in address and not _valid_ipv6(address):
-        return Wrong("does not hold an IPv6 address between the brackets")
-    return Listen(address, int(port))
-
-
-def _listen_for(url: str) -> Listen | Wrong:
-    """Where to listen for *url* when nobody said: only for plain HTTP on the machine itself."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    fix = (
-        "Say where: behind a reverse proxy that brings HTTPS, write site.listen: 127.0.0.1:8000 "
-        "and let the proxy forward there."
-    )
-    if parts.scheme == "https":
-        return Wrong("needs a reverse proxy that brings HTTPS, and site.listen is not given", fix)
-    if not _is_loopback(host):
-        return Wrong("would open the site to the network without HTTPS, and site.listen is not given", fix)
-    return Listen("127.0.0.1" if host == "localhost" else host, parts.port or _SCHEME_PORTS[parts.scheme])
-
-
-_URL_VALUE = text_value(
-    "the address of a site, such as https://gpu.example.edu", _URL, hint=_url_hint, convert=_read_url
-)
-_LISTEN_VALUE = text_value(
-    "an IP address and a port, such as 127.0.0.1:8000",
-    _LISTEN,
-    hint="Write 127.0.0.1:8000 for this machine alone, 0.0.0.0:8000 for all its networks.",
-    convert=_read_listen,
-    restore=str,
-)
 _FOLDER_VALUE = text_value(
     "the absolute path of a folder that may be used",
     _FOLDER,
@@ -322,59 +233,6 @@ def _normal_package(requirement: str) -> str:
 
 
 # The sections.
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the site is called and where it is reached; *url* has no path and no final slash."""
-
-    name: str = field(
-        default="Labdock",
-        metadata=describe(
-            line_of_text(80),
-            help="Name of the site, on every page and in every message.",
-            example="Vision Lab",
-        ),
-    )
-    url: str = field(
-        default="http://127.0.0.1:8000",
-        metadata=describe(
-            _URL_VALUE,
-            help="Address that people type into the browser: http or https, a host, and a port if need be. "
-            "An https address needs a reverse proxy in front that brings the certificate.",
-            example="https://gpu.example.edu",
-        ),
-    )
-    listen: Listen = field(
-        default=Listen("127.0.0.1", 8000),
-        metadata=describe(
-            _LISTEN_VALUE,
-            help="IP address and port of this machine where the site is published, by plain HTTP. "
-            "It must be given when the host of url is not this machine itself, or url is https: "
-            "nothing is opened to the network unless this line says so.",
-            example="127.0.0.1:8000",
-            derived="the host and port of url, when that is plain HTTP on this machine (127.0.0.1:8000)",
-        ),
-    )
-    contact: str = field(
-        default="",
-        metadata=describe(
-            line_of_text(200, may_be_empty=True),
-            help="Whom people ask for help: an e-mail address or a few words. "
-            "Shown on the sign-in and error pages.",
-            example="admin@example.edu",
-        ),
-    )
-
-
-def _finish_site(reading: Reading) -> None:
-    if "listen" in reading.given or "url" not in reading.values:
-        return
-    listen = _listen_for(reading.values["url"])
-    if isinstance(listen, Wrong):
-        reading.refuse("url", listen.message, listen.hint)
-    else:
-        reading.values["listen"] = listen
 
 
 @dataclass(frozen=True, slots=True)
@@ -628,7 +486,7 @@ class Config:
     site: Site = field(
         default=Site(),
         metadata=describe(
-            Record(settings_of(Site), Site, _finish_site),
+            SITE_SECTION,
             help="What the site is called and where it is reached.",
             example={"name": "Vision Lab"},
         ),

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from labdock.core.config import DECLARATION, RESERVED_TRAITS, parse
+from labdock.core.config import DECLARATION, RESERVED_TRAITS, dump, parse
 from labdock.core.settings import (
     IDENTIFIER,
     Either,
@@ -76,7 +76,7 @@ def sample_yaml(values: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: *values* are not a valid configuration.
     """
-    parse(node_of(values), file="labdock.yaml")
+    holds = dump(parse(node_of(values), file="labdock.yaml"))
     lines = [
         "# The settings of this Labdock site. None is needed; what is not set has its default.",
         '# A "#" right before a setting turns it off: take it away to turn the setting on.',
@@ -88,7 +88,7 @@ def sample_yaml(values: Mapping[str, Any]) -> str:
         if isinstance(section.kind, Record):
             lines.append(f"{section.key}:")
             for setting in section.kind.settings:
-                lines += _sample_lines(setting, given or {}, _INDENT)
+                lines += _sample_lines(setting, given or {}, _INDENT, holds=holds[section.key][setting.key])
         else:
             lines += _sample_lines(section, values, "", with_help=False)
     return "\n".join(lines) + "\n"
@@ -146,6 +146,8 @@ def _words(kind: Kind) -> str:
 
 
 def _default_words(setting: Setting) -> str:
+    if isinstance(setting.kind, Record):
+        return "that of each key"
     if setting.required:
         return "none; it must be given"
     return setting.derived or _code(_plain_default(setting))
@@ -205,17 +207,28 @@ def _setting_schema(setting: Setting) -> dict[str, Any]:
 
 
 def _sample_lines(
-    setting: Setting, values: Mapping[str, Any], indent: str, *, with_help: bool = True
+    setting: Setting,
+    values: Mapping[str, Any],
+    indent: str,
+    *,
+    with_help: bool = True,
+    holds: Any = None,
 ) -> Iterator[str]:
-    """One setting: its help, its value if *values* has one, otherwise what it could be, turned off."""
+    """One setting: its help, its value if *values* has one, otherwise what it could be, turned off.
+
+    *holds* is what it comes to beside the other values, which matters where the default follows from them.
+    """
     if with_help:
         yield from _comment(setting.help, indent)
     if setting.unit:
         yield from _comment(f"Unit: {setting.unit}.", indent)
     if setting.derived:
         yield from _comment(f"Default: {setting.derived}.", indent)
-    if isinstance(setting.kind, ListOf) and isinstance(setting.kind.kind, Record):
-        for key in setting.kind.kind.settings:
+    inner = setting.kind.kind if isinstance(setting.kind, ListOf) else setting.kind
+    if isinstance(inner, Either):
+        inner = inner.mapping
+    if isinstance(inner, Record):
+        for key in inner.settings:
             yield from _comment(f"{key.key}: {key.help}", indent)
     if setting.key in values:
         yield from (indent + line for line in _block({setting.key: values[setting.key]}))
@@ -223,6 +236,8 @@ def _sample_lines(
     default = None if setting.required else _plain_default(setting)
     # A default of nothing shows nothing; an example shows how it is written.
     shown = setting.example if setting.derived or default in ([], {}, "") else default
+    if setting.derived and holds not in (None, "", [], {}):
+        shown = holds
     for line in _block({setting.key: shown}):
         text = line.lstrip(" ")
         yield f"{indent}{line[: -len(text)]}#{text}"

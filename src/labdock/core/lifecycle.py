@@ -67,6 +67,9 @@ FOLDERS = (
     Folder("run/agent", 0o711, service=False),
     Folder("run/proxy", 0o700, service=True),
     Folder("run/edge", 0o700, service=True),
+    Folder("run/edge-admin", 0o700, service=True),
+    Folder("certificates", 0o700, service=True),
+    Folder("certificates/own", 0o700, service=True),
 )
 
 SIMULATION_FOLDER = Folder("simulation", 0o755, service=False)

@@ -107,6 +107,23 @@ class DriverPlaces:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateRules:
+    """What the agent knows of the site's certificate: the host it is for, and where the edge serves it.
+
+    With an administrator's own files, *cert* and *key* are their paths on the host, *files* is the folder
+    below which the agent finds them, and *pair* the file that the edge reads; otherwise all four are empty.
+    """
+
+    host: str
+    address: str
+    port: int
+    cert: str = ""
+    key: str = ""
+    files: str = ""
+    pair: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentRules:
     """What the agent lets through; read once when it starts, from ``agent.json``, which the hub cannot write.
 
@@ -118,7 +135,7 @@ class AgentRules:
     ``service_uid`` is the user the other parts run as: the one that may use the agent's socket.
     ``packages`` is what sessions may reach and be told of beside the hub, None where it is not run.
     ``driver`` is None on a machine without NVIDIA hardware. ``cdi_dir`` is where the engine looks for CDI
-    specs, empty when it has no CDI.
+    specs, empty when it has no CDI. ``certificate`` is None where the edge speaks plain HTTP.
     """
 
     instance: str
@@ -136,6 +153,7 @@ class AgentRules:
     gpus: GpuRules = field(default_factory=GpuRules)
     driver: DriverPlaces | None = None
     cdi_dir: str = ""
+    certificate: CertificateRules | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -153,5 +171,8 @@ class AgentRules:
                 "packages": PackageCache.from_data(data["packages"]),
                 "gpus": GpuRules.from_data(data["gpus"]),
                 "driver": None if data["driver"] is None else DriverPlaces(**data["driver"]),
+                "certificate": None
+                if data["certificate"] is None
+                else CertificateRules(**data["certificate"]),
             }
         )
