@@ -164,7 +164,7 @@ def test_a_mistake_of_ours_is_not_hidden(labdock: Command, monkeypatch: pytest.M
 
 def test_init_writes_what_its_flags_say_and_the_file_is_taken(labdock: Command, tmp_path: Path) -> None:
     done = labdock(
-        *("init", "--name", "Vision Lab", "--url", "http://gpu.lab.example", "--listen", "0.0.0.0:80"),
+        *("init", "--name", "Vision Lab", "--url", "https://gpu.lab.example", "--listen", "0.0.0.0:443"),
         *(
             "--contact",
             "mia@lab.example",
@@ -183,10 +183,10 @@ def test_init_writes_what_its_flags_say_and_the_file_is_taken(labdock: Command, 
     config = read_config(tmp_path / "labdock.yaml")
     assert (config.site.name, config.site.url, config.site.contact) == (
         "Vision Lab",
-        "http://gpu.lab.example",
+        "https://gpu.lab.example",
         "mia@lab.example",
     )
-    assert str(config.site.listen) == "0.0.0.0:80"
+    assert str(config.site.listen) == "0.0.0.0:443"
     assert config.login.admins == ("mia", "carl")
     assert (config.limits.memory_bytes, config.limits.cpus) == (None, 2.5)
 

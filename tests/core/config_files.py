@@ -19,18 +19,20 @@ names = st.from_regex(r"[a-z][a-z0-9]{0,8}(?:[._-][a-z0-9]{1,5})?", fullmatch=Tr
     lambda name: name not in RESERVED_NAMES
 )
 ports = st.integers(1, 65535)
-local_urls = st.builds(
-    "http://{}{}".format,
-    st.sampled_from(["localhost", "127.0.0.1", "127.8.9.10", "[::1]"]),
-    st.one_of(st.just(""), st.just("/"), ports.map(":{}".format)),
-)
-public_urls = st.builds(
-    "{}://{}{}".format,
-    st.sampled_from(["http", "https"]),
-    st.sampled_from(["gpu.example.edu", "GPU", "192.0.2.7", "[2001:db8::1]", "1.example"]),
-    st.one_of(st.just(""), ports.map(":{}".format)),
-)
-listens = st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "0.0.0.0", "[::1]", "[::]"]), ports)  # noqa: S104  # text only
+_ports_or_none = st.one_of(st.just(""), st.just("/"), ports.map(":{}".format))
+_local_hosts = st.sampled_from(["localhost", "127.0.0.1", "127.8.9.10", "[::1]"])
+_public_hosts = st.sampled_from(["gpu.example.edu", "GPU.Example.edu", "1.example"])
+_any_hosts = _public_hosts | st.sampled_from(["GPU", "192.0.2.7", "[2001:db8::1]"])
+_local_listens = st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "127.8.9.10", "[::1]"]), ports)
+_open_listens = st.builds("{}:{}".format, st.sampled_from(["0.0.0.0", "[::]", "192.0.2.7"]), ports)  # noqa: S104  # text only
+_some_proxies = st.sampled_from([["10.0.0.5"], ["10.1.0.0/16", "2001:db8::5"]])
+_proxies: st.SearchStrategy[list[str]] = st.just([]) | _some_proxies
+
+
+def _urls(scheme: str, hosts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.builds("{}://{}{}".format, st.just(scheme), hosts, _ports_or_none)
+
+
 plain_values = st.recursive(
     st.none()
     | st.booleans()
@@ -49,9 +51,61 @@ def some_of(**values: st.SearchStrategy[Any]) -> Files:
 
 def _sites() -> Files:
     text = {"name": lines_of_text, "contact": st.just("") | lines_of_text}
-    local = some_of(url=local_urls, listen=listens, **text)
-    public = st.fixed_dictionaries({"url": public_urls, "listen": listens}, optional=text)
-    return local | public
+    local = some_of(
+        url=_urls("http", _local_hosts),
+        https=st.just("off"),
+        listen=_local_listens,
+        listen_http=st.just("none"),
+    )
+    behind = st.fixed_dictionaries(
+        {
+            "url": _urls("http", _any_hosts) | _urls("https", _any_hosts | _local_hosts),
+            "https": st.sampled_from(["off", False]),
+            "listen": _open_listens,
+            "trusted_proxies": _some_proxies,
+        }
+    )
+    on_this_machine = st.fixed_dictionaries(
+        {
+            "url": _urls("https", _any_hosts),
+            "https": st.just("off"),
+            "trusted_proxies": st.just(["127.0.0.1", "10.0.0.5"]),
+            "listen": _local_listens,
+        }
+    )
+    # Ports apart, so that the two listens never meet.
+    places = {
+        "listen": st.sampled_from(["0.0.0.0:443", "[::]:8443", "127.0.0.1:8443"]),  # text only
+        "trusted_proxies": _proxies,
+    }
+    issued = st.fixed_dictionaries(
+        {"url": _urls("https", _public_hosts)},
+        optional={
+            **places,
+            "https": st.just("auto"),
+            "listen_http": st.just("0.0.0.0:8080"),
+            "acme": some_of(
+                staging=st.booleans(), email=st.just("a@lab.example"), eab_key_id=st.just("kid-1")
+            ),
+        },
+    )
+    by_others = st.fixed_dictionaries(
+        {
+            "url": _urls("https", _any_hosts),
+            "listen": st.just("0.0.0.0:443"),
+            "acme": st.just({"directory": "https://10.0.0.1:14000/dir", "authority": "/etc/ssl/campus.pem"}),
+        }
+    )
+    own = st.fixed_dictionaries(
+        {
+            "url": _urls("https", _any_hosts | _local_hosts),
+            "listen": st.just("0.0.0.0:443"),
+            "https": st.just("internal") | st.just({"cert": "/etc/ssl/lab.pem", "key": "/etc/ssl/lab.key"}),
+        },
+        optional={"listen_http": st.sampled_from(["none", "0.0.0.0:80"])},
+    )
+    kinds = local | behind | on_this_machine | issued | by_others | own
+    return st.tuples(kinds, some_of(**text)).map(lambda drawn: {**drawn[0], **drawn[1]})
 
 
 def _limits() -> Files:
@@ -246,7 +300,8 @@ def almost_files() -> st.SearchStrategy[Any]:
         "admins",
         "builtin/cpu",
     ]
-    urls = ["http://localhost:8000", "http://x/y", "127.0.0.1:8000"]
+    urls = ["http://localhost:8000", "http://x/y", "127.0.0.1:8000", "https://x.example"]
+    words += ["auto", "internal", "off", "a@b.example", "10.0.0.0/8", "10.0.0.1/8"]
     paths = ["/", "/srv/x", "/etc/x", "/a/../b", "a/../b", "//a"]
     lists = [[], [1], ["ada"], ["ada", "ada"], [{"id": "a"}], [{"name": "a"}], [{"name": "a", "path": "b"}]]
     lists += [[{"card": "0"}], [{"groups": ["a"], "cards": 1}], [{"people": ["a"], "together": 1}]]

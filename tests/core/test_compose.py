@@ -19,7 +19,6 @@ from labdock.core.compose import (
     Places,
     agent_rules,
     bridge_name,
-    caddyfile,
     choose_network,
     compose,
     hub_settings,
@@ -29,9 +28,11 @@ from labdock.core.compose import (
 )
 from labdock.core.config import Config
 from labdock.core.config import Shared as SharedSetting
+from labdock.core.edge import caddyfile
 from labdock.core.errors import HostError
 from labdock.core.session import INSTANCE_PATTERN, SharedFolder, container_name
 from labdock.core.site import AgentRules, DriverPlaces, HubSettings
+from labdock.core.site_settings import CertificateFiles, Listen, Site
 
 ROOT_ONLY = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "NET_ADMIN", "NET_RAW"}
 
@@ -408,13 +409,68 @@ def test_the_part_files_are_what_the_parts_can_read() -> None:
     files = part_files(deployment())
     assert HubSettings.from_json(files["parts/hub/hub.json"]) == hub_settings(deployment())
     assert AgentRules.from_json(files["parts/agent/agent.json"]) == agent_rules(deployment())
-    assert files["parts/edge/Caddyfile"] == caddyfile(deployment())
+    assert files["parts/edge/Caddyfile"] == caddyfile(Site())
 
 
-def test_the_edges_file_is_balanced_and_goes_to_the_proxy() -> None:
-    text = caddyfile(deployment())
-    assert text.count("{") == text.count("}")
-    assert "reverse_proxy unix//run/labdock/edge/proxy.sock" in text
+def with_https(https: str | CertificateFiles, **changes: Any) -> Deployment:
+    site = Site(
+        url="https://gpu.lab.example",
+        https=https,
+        listen=Listen("0.0.0.0", 443),  # noqa: S104  text only
+        listen_http=Listen("0.0.0.0", 80),  # noqa: S104  text only
+    )
+    return deployment(config=replace(Config(), site=replace(site, **changes)))
+
+
+OWN = CertificateFiles("/etc/lab/live/cert.pem", "/etc/lab/live/key.pem")
+
+
+def test_with_https_the_edge_is_published_twice_and_keeps_its_certificates() -> None:
+    edge = services(with_https("auto"))["edge"]
+    assert edge["ports"] == ["0.0.0.0:443:8443", "0.0.0.0:80:8080"]
+    assert mounts(edge)["/var/lib/labdock"]["source"] == "/var/lib/lab/certificates"
+    assert services(with_https("internal", listen_http=None))["edge"]["ports"] == ["0.0.0.0:443:8443"]
+
+
+def test_nobody_but_edge_and_agent_comes_near_the_keys_of_a_certificate() -> None:
+    for https in ("auto", "internal", OWN):
+        for part, service in services(with_https(https, url="https://x.example")).items():
+            near = [
+                v for v in service["volumes"] if "certificates" in v["source"] or "edge-admin" in v["source"]
+            ]
+            assert (part == "edge") <= bool(near)
+            assert not near or part == "edge" or (part == "agent" and https is OWN)
+
+
+def test_an_administrators_certificate_is_seen_by_the_agent_and_copied_for_the_edge() -> None:
+    site = replace(
+        with_https(OWN), own_pair="PEM", pair_folders=("/etc/lab/live", "/etc/lab/archive"), owner_uid=0
+    )
+    agent, edge = mounts(services(site)["agent"]), mounts(services(site)["edge"])
+    assert agent["/host-certificate/etc/lab/live"]["read_only"]
+    assert agent["/host-certificate/etc/lab/archive"]["read_only"]
+    assert agent["/run/labdock/edge-admin"]["source"] == "/var/lib/lab/run/edge-admin"
+    assert edge["/run/labdock/edge-admin"] == agent["/run/labdock/edge-admin"]
+    assert part_files(site)["certificates/own/pair.pem"] == "PEM"
+    rules = agent_rules(site).certificate
+    assert rules is not None
+    assert (rules.cert, rules.key, rules.host) == (OWN.cert, OWN.key, "gpu.lab.example")
+
+
+def test_a_renewed_certificate_on_disk_replaces_no_part() -> None:
+    one, other = (replace(with_https(OWN), own_pair=pem) for pem in ("ONE", "TWO"))
+    assert changed_parts(one, other) == []
+
+
+def test_the_key_for_external_accounts_goes_to_the_edge_alone() -> None:
+    acme = replace(Site().acme, eab_key_id="kid-1")
+    places = {
+        part: [v["target"] for v in service["volumes"] if "acme_eab_key" in v["source"]]
+        for part, service in services(with_https("auto", acme=acme)).items()
+    }
+    assert {part: found for part, found in places.items() if found} == {
+        "edge": ["/run/labdock/secrets/acme_eab_key"]
+    }
 
 
 @given(st.from_regex(r"[a-z]{1,5}(-[a-z]{1,5})?", fullmatch=True).filter(INSTANCE_PATTERN.fullmatch))

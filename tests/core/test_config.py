@@ -14,7 +14,6 @@ from labdock.core.config import (
     RESERVED_TRAITS,
     Config,
     Image,
-
     Shared,
     dump,
     find_problems,
@@ -36,6 +35,7 @@ from labdock.core.settings import (
     Table,
     node_of,
 )
+from labdock.core.site_settings import Listen
 from labdock.core.sizes import format_size
 from tests.core.config_files import good_files, trees
 
@@ -139,23 +139,6 @@ def test_a_key_given_twice_counts_as_one_problem_and_its_second_value_is_not_rea
 def test_a_url_of_this_machine_says_where_to_listen(url: str, kept: str, listen: Listen) -> None:
     site = parsed(site={"url": url}).site
     assert (site.url, site.listen) == (kept, listen)
-
-
-@pytest.mark.parametrize(
-    "url", ["http://gpu.example.edu", "http://192.0.2.7:8000", "http://[::]", "http://127.1.example"]
-)
-def test_nothing_is_opened_to_the_network_unless_listen_says_so(url: str) -> None:
-    text = only_problem(site={"url": url})
-    assert "would open the site to the network without HTTPS" in text
-    assert "site.listen: 127.0.0.1:8000" in text
-    assert parsed(site={"url": url, "listen": "0.0.0.0:80"}).site.listen == Listen("0.0.0.0", 80)  # noqa: S104  # what is asked
-
-
-@pytest.mark.parametrize("url", ["https://gpu.example.edu", "https://localhost"])
-def test_https_needs_a_proxy_in_front_and_says_so(url: str) -> None:
-    assert "needs a reverse proxy that brings HTTPS" in only_problem(site={"url": url})
-    site = parsed(site={"url": f"{url}:443", "listen": "127.0.0.1:8000"}).site
-    assert (site.url, site.listen) == (url, Listen("127.0.0.1", 8000))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import ssl
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _public_key(certificate: x509.Certificate) -> bytes:
 
 
 def _linked(certificates: list[x509.Certificate]) -> int:
-    for index, (one, other) in enumerate(zip(certificates, certificates[1:], strict=False)):
+    for index, (one, other) in enumerate(itertools.pairwise(certificates)):
         if not _issued_by(one, other):
             return index
     return len(certificates) - 1

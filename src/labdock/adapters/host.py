@@ -16,6 +16,8 @@ from pathlib import Path
 from labdock.core.errors import HostError
 
 LAST_LINES = 20
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
 
 
 def read_os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
@@ -115,6 +117,17 @@ def port_is_free(address: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def folders_to(path: Path) -> tuple[str, ...]:
+    """The folders that lead to *path*: its own and, if it is a link, those that the link leads to."""
+    folders: list[str] = []
+    while str(path.parent) not in folders or path.is_symlink():
+        folders.append(str(path.parent))
+        if not path.is_symlink() or len(folders) > _MOST_LINKS:
+            break
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+    return tuple(dict.fromkeys(folders))
 
 
 def free_bytes(path: Path) -> int:

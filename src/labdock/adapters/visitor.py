@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from uuid import uuid4
@@ -36,11 +38,15 @@ class Visitor:
 
     @classmethod
     @asynccontextmanager
-    async def arrive(cls, url: str) -> AsyncIterator[Visitor]:
-        """Somebody new at *url*, without cookies."""
+    async def arrive(cls, url: str, *, root: Path | None = None) -> AsyncIterator[Visitor]:
+        """Somebody new at *url*, without cookies; *root* is a file with a further authority to trust."""
         # JupyterHub's cookies hold characters that must not be quoted, and come from bare addresses too.
         jar = aiohttp.CookieJar(unsafe=True, quote_cookie=False)
-        async with aiohttp.ClientSession(cookie_jar=jar, timeout=_PATIENCE) as http:
+        trust = ssl.create_default_context()
+        if root is not None:
+            trust.load_verify_locations(root)
+        connector = aiohttp.TCPConnector(ssl=trust)
+        async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, timeout=_PATIENCE) as http:
             yield cls(url, http)
 
     async def set_password(self, link: str, name: str, password: str) -> None:

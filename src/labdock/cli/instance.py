@@ -13,6 +13,7 @@ from labdock.adapters.config_file import read_config
 from labdock.adapters.hub_api import HubApi
 from labdock.core.compose import SIMULATION, Places, parts_of
 from labdock.core.config import Config
+from labdock.core.edge import ROOT
 from labdock.core.errors import HostError
 
 DEFAULT_INSTANCE = "labdock"
@@ -78,6 +79,12 @@ class Instance:
         simulated = self.record is not None and self.record.simulated_gpus > 0
         parts = parts_of(self.config)
         return (SIMULATION, *parts) if simulated else parts
+
+    @property
+    def own_root(self) -> Path | None:
+        """The root of the site's own authority, if its certificate comes from there and it exists."""
+        root = self.state / "certificates" / ROOT
+        return root if self.config.site.https == "internal" and host.is_file(root) else None
 
     @property
     def proxy_socket(self) -> Path:

@@ -22,6 +22,7 @@ from labdock.cli import gpus as gpus_module
 from labdock.cli import up as up_module
 from labdock.cli import verify as verify_module
 from labdock.cli.ask_login import Asked, ask_login
+from labdock.cli.certificates import certificate, wait_for_certificate
 from labdock.cli.console import Console, program
 from labdock.cli.context import (
     Context,
@@ -214,6 +215,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     up_module.check_first(situation, instance, await engine.facts())
     await up_module.Applier(situation, instance, engine, console).apply()
     await up_module.wait_until_ready(instance, engine, console, situation.deployment.simulated_gpus)
+    no_certificate = await wait_for_certificate(instance, engine, console)
     url = instance.config.site.url
     login = instance.config.login
     first_admin = login.admins[0]
@@ -243,6 +245,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
         "images": offered,
         "held_back_images": held_back,
         "failed_images": {name: str(error) for name, error in keeper.failures.items()},
+        "certificate_problem": str(no_certificate) if no_certificate else None,
     }
 
     def lines() -> None:
@@ -272,9 +275,10 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
             )
 
     console.facts(report, lines)
-    if keeper.failures:
-        for error in keeper.failures.values():
-            tell(error)
+    failures = [*keeper.failures.values(), *((no_certificate,) if no_certificate else ())]
+    for error in failures:
+        tell(error)
+    if failures:
         raise SystemExit(1)
 
 
@@ -468,6 +472,7 @@ def config_schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+cli.add_command(certificate)
 cli.add_command(images)
 cli.add_command(users)
 cli.add_command(secret)

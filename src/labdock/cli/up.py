@@ -16,6 +16,7 @@ from labdock.adapters import host
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.build_settings import read_pip_settings
 from labdock.adapters.engine import ContainerFacts, Engine, EngineFacts
+from labdock.cli.certificates import edge_answers, read_site_files
 from labdock.cli.console import Console
 from labdock.cli.images import Keeper
 from labdock.cli.instance import RECORD, Instance, Record, hub_api
@@ -35,11 +36,13 @@ from labdock.core.compose import (
     part_container,
     part_files,
 )
+from labdock.core.edge import EAB_SECRET
 from labdock.core.errors import ConfigError, HostError
 from labdock.core.image import DEBIAN_TAG, ROOM_GB, ImageSet, image_set
 from labdock.core.lifecycle import Act, Found, Plan, Step, Wanted, plan_engine, plan_images, plan_up
 from labdock.core.session import LABEL_INSTANCE, LABEL_ROLE, ROLE_PART
 from labdock.core.shelf import Shelves
+from labdock.core.site_settings import Listen
 
 READY_TIMEOUT_S = 120.0
 DISK_NEEDED_BYTES = 3 * 2**30
@@ -57,8 +60,8 @@ class Situation:
     images: Plan
     lines: tuple[Line, ...]
     shelves: Shelves
-    edge_listens: bool
-    """Whether this instance's own edge already has the port that it is to have."""
+    held: frozenset[str]
+    """The addresses with ports that this instance's own edge has already."""
     unwell: tuple[str, ...]
     """Containers of parts that run and must begin anew: unhealthy, or with secrets that are lost."""
 
@@ -143,13 +146,14 @@ async def look(instance: Instance, engine: Engine, simulated_gpus: int | None = 
     found = await _found(instance, engine, wanted, parts, shelves)
     # Also an edge that is unwell holds its port.
     edge_runs = any(part.labels[LABEL_PART] == "edge" for part in parts)
-    listens = edge_runs and f"{instance.config.site.listen}:" in found.files.get("compose.yaml", "")
+    written = found.files.get("compose.yaml", "") if edge_runs else ""
+    held = frozenset(str(place) for place in _places(instance) if f"{place}:" in written)
     lost = found.secrets < set(wanted.secrets)
     unwell = tuple(part.name for part in parts if lost or part.health == "unhealthy")
     plan = plan_up(wanted, found)
     built = {step.subject for step in plan if step.act in {Act.BUILD, Act.GET_DEBIAN}}
     later = replace(found, tags=found.tags | built, shelves=shelves)
-    return Situation(deployment, wanted, plan, plan_images(wanted, later), lines, shelves, listens, unwell)
+    return Situation(deployment, wanted, plan, plan_images(wanted, later), lines, shelves, held, unwell)
 
 
 def check_first(situation: Situation, instance: Instance, facts: EngineFacts) -> None:
@@ -158,19 +162,16 @@ def check_first(situation: Situation, instance: Instance, facts: EngineFacts) ->
     Raises:
         HostError: The port is taken, the disk too full, a shared folder missing.
     """
-    listen = instance.config.site.listen
     starting = {
         part for step in situation.plan if step.act is Act.START_PARTS for part in step.subject.split()
     }
-    if (
-        "edge" in starting
-        and not situation.edge_listens
-        and not host.port_is_free(listen.address, listen.port)
-    ):
-        raise HostError(
-            f"Port {listen.port} on {listen.address} is taken by another program.",
-            fix="Choose another with site.url (and site.listen) in labdock.yaml, or end that program.",
-        )
+    for place in _places(instance) if "edge" in starting else ():
+        if str(place) not in situation.held and not host.port_is_free(place.address, place.port):
+            setting = "site.listen" if place == instance.config.site.listen else "site.listen_http"
+            raise HostError(
+                f"Port {place.port} on {place.address} is taken by another program.",
+                fix=f"Choose another with {setting} in labdock.yaml, or end that program.",
+            )
     _refuse_lost_homes(instance)
     _refuse_missing_secret(situation)
     root = Path(facts.root_dir)
@@ -206,6 +207,18 @@ def _refuse_missing_secret(situation: Situation) -> None:
             f"login.method is {login.method}, and the secret {login.secret} is not set.",
             fix=f"`labdock secret set {login.secret}` asks for it.",
         )
+    acme = situation.deployment.config.site.acme
+    if acme.eab_key_id and EAB_SECRET not in situation.deployment.secrets:
+        raise HostError(
+            f"site.acme.eab_key_id is {acme.eab_key_id}, and the key that goes with it is not set.",
+            fix=f"`labdock secret set {EAB_SECRET}` asks for it.",
+        )
+
+
+def _places(instance: Instance) -> tuple[Listen, ...]:
+    """Where the edge is to be published."""
+    site = instance.config.site
+    return (site.listen, *((site.listen_http,) if site.listen_http else ()))
 
 
 def _refuse_lost_homes(instance: Instance) -> None:
@@ -277,7 +290,7 @@ class Applier:
 
     def _write(self, path: str, service: int) -> None:
         text = self._situation.wanted.files[path]
-        private = path.startswith("parts/hub/")
+        private = path.startswith(("parts/hub/", "certificates/"))
         host.write_file(
             self._instance.state / path,
             text,
@@ -346,6 +359,8 @@ async def wait_until_ready(instance: Instance, engine: Engine, console: Console,
             problems: tuple[str, ...] = ()
             if not instance.agent_socket.exists() or not host.socket_answers(instance.agent_socket):
                 problems = ("the agent does not answer yet",)
+            elif not edge_answers(instance):
+                problems = ("the edge does not answer yet",)
             elif not api.healthy():
                 problems = ("the hub does not answer yet",)
             else:
@@ -400,6 +415,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: ImageSet) -> Deployment:
     network = Network(f"{instance.name}-sessions", bridge_name(instance.name), record.subnet)
+    files = read_site_files(instance.config.site)
     return Deployment(
         instance=instance.name,
         config=instance.config,
@@ -416,6 +432,9 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         pip=read_pip_settings(),
         login_authority=_read_authority(instance),
         secrets=set_since(instance),
+        acme_authority=files.acme_authority,
+        own_pair=files.own_pair,
+        pair_folders=files.pair_folders,
     )
 
 

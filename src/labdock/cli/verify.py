@@ -110,11 +110,11 @@ async def go_the_way(
     agent = AgentClient(instance.agent_socket)
     way = partial(_prove_gpu, agent, instance.config.gpus) if gpu else _prove_session
     local = instance.config.login.method == LOCAL
-    return await _verify(instance.config.site.url, api, name, image, report, way, admin=admin, local=local)
+    return await _verify(instance, api, name, image, report, way, admin=admin, local=local)
 
 
 async def _verify(
-    url: str,
+    instance: Instance,
     api: HubApi,
     name: str,
     image: str | None,
@@ -132,7 +132,7 @@ async def _verify(
     ok = True
     gone = f"Remove {name} and everything of theirs"
     try:
-        async with Visitor.arrive(url) as visitor:
+        async with Visitor.arrive(instance.config.site.url, root=instance.own_root) as visitor:
             link = invitation["link"]
             if local:
                 password = secrets.token_urlsafe(18)

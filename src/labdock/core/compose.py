@@ -397,7 +397,7 @@ def compose(site: Deployment) -> dict[str, Any]:
             "edge": _part(
                 site,
                 "edge",
-                json.dumps(caddy, sort_keys=True),
+                json.dumps([caddy, _eab_set_at(site)], sort_keys=True),
                 {
                     "user": service_user,
                     "networks": ["edge"],
@@ -454,6 +454,11 @@ def _edge_binds(site: Deployment) -> list[dict[str, Any]]:
         secret = f"secrets/{EAB_SECRET}"
         binds.append(_bind(f"{state}/{secret}", f"/run/labdock/{secret}", read_only=True))
     return binds
+
+
+def _eab_set_at(site: Deployment) -> int | None:
+    """When the key for external account binding was set: another one, another edge."""
+    return site.secrets.get(EAB_SECRET) if site.config.site.acme.eab_key_id else None
 
 
 def _edge_files(site: Deployment) -> dict[str, str]:
