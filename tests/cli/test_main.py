@@ -55,7 +55,8 @@ def engine(labdock: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 class FakeHub:
     """Labdock's API of people; ``asked`` is what came, as method and path with the query."""
 
-    def __init__(self) -> None:
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
         self.port = free_port()
         self.asked: list[str] = []
         self.home = "/srv/removed/ada-200001"
@@ -67,6 +68,7 @@ class FakeHub:
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.UnixSite(runner, str(self.socket)).start()
         yield self
         await runner.cleanup()
 
@@ -86,7 +88,8 @@ class FakeHub:
 @pytest.fixture
 def hub(labdock: Command, tmp_path: Path) -> Iterator[FakeHub]:
     """The hub of an instance that is up, for the commands to find."""
-    fake = FakeHub()
+    fake = FakeHub(tmp_path / "state/run/edge/proxy.sock")
+    fake.socket.parent.mkdir(parents=True)
     (tmp_path / "state/secrets").mkdir(parents=True)
     (tmp_path / "state/secrets/api_token").write_text("t0ken\n")
     (tmp_path / "labdock.yaml").write_text(f"site: {{url: http://127.0.0.1:{fake.port}}}\n")

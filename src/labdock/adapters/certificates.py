@@ -50,7 +50,7 @@ def read_pair(cert: Path, key: Path) -> Pair:
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise HostError(
-            f"{key} holds no private key in PEM.", fix='It should begin with "-----BEGIN PRIVATE KEY-----".'
+            f"{key} holds no private key in PEM.", fix="In PEM, its first line says BEGIN PRIVATE KEY."
         ) from error
     public = private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     owners = [index for index, one in enumerate(certificates) if _public_key(one) == public]
@@ -167,7 +167,7 @@ def _parse_chain(text: str, path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(text.encode())
     except ValueError as error:
         raise HostError(
-            f"{path} holds no certificate in PEM.", fix='It should begin with "-----BEGIN CERTIFICATE-----".'
+            f"{path} holds no certificate in PEM.", fix="In PEM, its first line says BEGIN CERTIFICATE."
         ) from error
 
 
