@@ -13,7 +13,6 @@ from aiohttp import web
 from labdock.cli.secret_commands import write_secret
 from labdock.core.errors import BadRequestError
 from tests.cli.commands import Command, in_a_thread
-from tests.stack import free_port
 
 ADA = {
     "name": "ada",
@@ -31,8 +30,8 @@ ADA = {
 class FakeHub:
     """The hub's API of people; ``asked`` is what came: method, path, body."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
         self.asked: list[tuple[str, str, Any]] = []
 
     @asynccontextmanager
@@ -41,7 +40,7 @@ class FakeHub:
         app.router.add_route("*", "/hub/api/labdock/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.UnixSite(runner, str(self.socket)).start()
         yield self
         await runner.cleanup()
 
@@ -61,13 +60,11 @@ class FakeHub:
 
 @pytest.fixture
 def hub(labdock: Command, tmp_path: Path) -> Iterator[FakeHub]:
-    fake = FakeHub()
+    fake = FakeHub(tmp_path / "state/run/edge/proxy.sock")
+    fake.socket.parent.mkdir(parents=True)
     (tmp_path / "state/secrets").mkdir(parents=True)
     (tmp_path / "state/secrets/api_token").write_text("t0ken\n")
-    (tmp_path / "labdock.yaml").write_text(
-        f"site: {{url: http://127.0.0.1:{fake.port}}}\n"
-        "login: {method: github, client_id: Iv1.a, admins: [mia]}\n"
-    )
+    (tmp_path / "labdock.yaml").write_text("login: {method: github, client_id: Iv1.a, admins: [mia]}\n")
     with in_a_thread(fake.running()):
         yield fake
 
