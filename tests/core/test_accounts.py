@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labdock.core.accounts import (
     LINK_LIFE_S,
     MOST_REMEMBERED,
     PACE_FOR_ADDRESS,
+    PACE_FOR_CODE,
     PACE_FOR_NAME,
+    PACE_FOR_NAME_FROM_ANYWHERE,
     Limiter,
     Link,
     LinkKind,
@@ -114,6 +116,71 @@ def test_guessing_one_password_for_many_names_is_slowed_by_address() -> None:
     assert heard == PACE_FOR_ADDRESS.free + 1
 
 
+@given(st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 100)), min_size=100, max_size=400))
+@settings(max_examples=40, deadline=None)
+def test_many_addresses_together_make_few_guesses_at_one_name(attack: list[tuple[int, float]]) -> None:
+    limiter, now, heard = Limiter(), 0.0, 0
+    for number, pause in attack:
+        now += pause
+        limiter, wait = limiter.admit(f"10.0.{number >> 8}.{number & 255}", "ada", now)
+        heard += not wait
+    assert heard <= PACE_FOR_NAME_FROM_ANYWHERE.free + 12 + now / 30
+
+
+def test_a_thousand_addresses_make_two_guesses_a_minute() -> None:
+    limiter, heard = Limiter(), 0
+    for second in range(24 * 3600):
+        limiter, wait = limiter.admit(f"10.0.{second % 1000 >> 8}.{second & 255}", "ada", float(second))
+        heard += not wait
+    assert heard < 2 * 24 * 60
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.floats(0, 10)), max_size=300), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_attack_slows_a_browser_that_has_signed_in_before(
+    attack: list[tuple[int, float]], shares_the_address: bool
+) -> None:
+    limiter, now = Limiter(), 0.0
+    for number, pause in attack:
+        now += pause
+        limiter, _ = limiter.admit(f"10.0.{number >> 8}.{number & 255}", "ada", now)
+        limiter, _ = limiter.admit_code("local:1", now)
+    address = "10.0.0.0" if shares_the_address else "192.0.2.9"
+    assert limiter.admit(address, "ada", now, browser="mark")[1] == 0
+    assert limiter.admit_code("local:1", now, browser="mark")[1] == 0
+
+
+def test_a_browser_that_has_signed_in_before_has_a_pace_of_its_own() -> None:
+    limiter, heard, codes = Limiter(), 0, 0
+    for i in range(1000):
+        limiter, wait = limiter.admit(f"10.0.{i >> 8}.{i & 255}", "ada", 0.0, browser="mark")
+        heard += not wait
+        limiter, wait = limiter.admit_code("local:1", 0.0, browser="mark")
+        codes += not wait
+    assert heard == PACE_FOR_NAME.free + 1
+    assert codes == PACE_FOR_CODE.free + 1
+
+
+def test_codes_are_guessed_a_few_times_a_day_from_wherever() -> None:
+    limiter, heard = Limiter(), 0
+    for second in range(0, 24 * 3600, 10):
+        limiter, wait = limiter.admit_code("local:1", float(second))
+        heard += not wait
+    assert heard < 70
+    limiter = limiter.code_succeeded("local:1")
+    assert limiter.admit_code("local:1", 24 * 3600.0)[1] == 0
+
+
+def test_requests_to_be_let_in_are_few_from_one_address_and_slow_no_sign_in() -> None:
+    limiter, heard = Limiter(), 0
+    for second in range(0, 3600, 2):
+        limiter, wait = limiter.admit_sign_up("192.0.2.1", float(second))
+        heard += not wait
+    assert heard < 20
+    assert limiter.admit_sign_up("192.0.2.2", 3600.0)[1] == 0
+    assert limiter.admit("192.0.2.1", "ada", 3600.0)[1] == 0
+
+
 def test_a_day_later_nothing_is_held_against_anybody() -> None:
     limiter, now = after([("192.0.2.1", "ada", 1.0, False)] * 500)
     for _ in range(PACE_FOR_NAME.free + 1):
@@ -124,9 +191,9 @@ def test_a_day_later_nothing_is_held_against_anybody() -> None:
 def test_the_limiter_forgets_the_oldest_when_it_is_full() -> None:
     limiter = Limiter()
     for i in range(0, MOST_REMEMBERED + 500):
-        limiter, _ = limiter.admit(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}", "ada", float(i))
+        limiter, _ = limiter.admit(f"10.{i >> 16}.{(i >> 8) & 255}.{i & 255}", f"ada{i}", float(i))
     assert len(limiter.tries) == MOST_REMEMBERED
-    assert ("10.0.0.0", "ada") not in limiter.tries
+    assert ("10.0.0.0", "name ada0") not in limiter.tries
 
 
 def test_addresses_of_one_ipv6_customer_count_as_one() -> None:

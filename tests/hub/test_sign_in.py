@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from labdock.core.accounts import PACE_FOR_NAME
+from labdock.core.accounts import PACE_FOR_NAME, PACE_FOR_NAME_FROM_ANYWHERE
 from tests.hub.conftest import BETTER, CHEAP, GOOD, PUBLIC_URL, Hub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -104,6 +104,40 @@ async def test_a_made_up_address_counts_only_from_the_proxy(hub: Hub) -> None:
     one_more = await hub.browser("203.0.113.200", peer="127.0.0.9").sign_in("dirk", GOOD)
     assert one_more.status == 429
     assert (await hub.browser("203.0.113.200").sign_in("dirk", GOOD)).status == 302
+
+
+async def test_who_shares_an_address_cannot_lock_out_a_browser_that_was_here_before(hub: Hub) -> None:
+    known = hub.browser("203.0.113.60")
+    assert (await known.use_link(await hub.invite("dan"), GOOD)).status == 303
+    await known.get("/hub/logout")
+    attacker = hub.browser("203.0.113.60")
+    while (await attacker.sign_in("dan", "not this one")).status != 429:
+        pass
+    assert (await hub.browser("203.0.113.60").sign_in("dan", GOOD)).status == 429
+    assert (await known.sign_in("dan", GOOD)).status == 302
+
+
+async def test_many_machines_that_guess_one_password_are_slowed_together_and_the_owner_is_not(
+    hub: Hub,
+) -> None:
+    known = await hub.member("dean")
+    await known.get("/hub/logout")
+    for i in range(PACE_FOR_NAME_FROM_ANYWHERE.free + 1):
+        assert (await hub.browser(f"192.0.2.{i + 1}").sign_in("dean", "not this one")).status == 403
+    assert (await hub.browser("192.0.2.250").sign_in("dean", "not this one")).status == 429
+    assert (await hub.browser("192.0.2.250").sign_in("ada", GOOD)).status == 302
+    assert (await known.sign_in("dean", GOOD)).status == 302
+
+
+async def test_the_mark_of_one_account_helps_at_no_other(hub: Hub) -> None:
+    await hub.member("dot")
+    attacker = hub.browser("203.0.113.61")
+    assert (await attacker.use_link(await hub.invite("dud"), GOOD)).status == 303
+    heard = 0
+    for _ in range(PACE_FOR_NAME.free + 3):
+        await attacker.get("/hub/logout")
+        heard += (await attacker.sign_in("dot", "not this one")).status == 403
+    assert heard == PACE_FOR_NAME.free + 1
 
 
 async def test_a_burst_of_guesses_is_not_all_checked(hub: Hub) -> None:

@@ -21,8 +21,8 @@ class TooManyTriesError(AccountError):
 
     label = "too-many-tries"
 
-    def __init__(self, wait_s: int) -> None:
-        super().__init__("Too many failed tries.", fix=f"Try again in {seconds_in_words(wait_s)}.")
+    def __init__(self, wait_s: int, what: str = "failed tries") -> None:
+        super().__init__(f"Too many {what}.", fix=f"Try again in {seconds_in_words(wait_s)}.")
         self.wait_s = wait_s
 
 
@@ -145,10 +145,20 @@ class Pace:
 
 
 PACE_FOR_NAME = Pace(free=5, longest_s=300, forgive_s=600)
-"""For one name from one address."""
+"""For one name from one address, or from one browser that has signed in to it before."""
 
 PACE_FOR_ADDRESS = Pace(free=30, longest_s=60, forgive_s=60)
 """For all names from one address, which may be a whole lab's router: kinder."""
+
+PACE_FOR_NAME_FROM_ANYWHERE = Pace(free=60, longest_s=60, forgive_s=60)
+"""For one name from all addresses together: many machines make two guesses a minute at most. One address
+alone cannot get here, it is slowed too much before."""
+
+PACE_FOR_CODE = Pace(free=5, longest_s=1800, forgive_s=3600)
+"""For the second step of signing in to one account: whoever is there knows the password."""
+
+PACE_FOR_SIGN_UP = Pace(free=3, longest_s=1800, forgive_s=1800)
+"""For requests to be let in from one address, which fill the administrators' list."""
 
 MOST_REMEMBERED = 10_000
 """The most entries the limiter keeps; the ones that failed longest ago go first."""
@@ -169,23 +179,58 @@ class Tries:
         return Tries(failures, now, now + pace.wait_after(failures))
 
 
+Key = tuple[str, str]
+"""Where from, and what for."""
+
+ANYWHERE = "*"
+
+
 @dataclass(frozen=True, slots=True)
 class Limiter:
-    """Who failed to sign in lately, keyed by address and name; the name is "" for all of an address.
+    """Who failed to sign in lately, keyed by where from and what for: an address and a name, say.
 
-    A name is never slowed down from an address that did not itself fail: nobody can lock the right
-    person out from elsewhere. A try counts as failed from ``admit`` on until ``succeeded`` takes it
-    back, so that many at the same moment do not all get in before the first one is known to be wrong.
+    Nobody can lock the right person out from elsewhere. From an address that did not itself fail, a name is
+    slowed only while many others fail at it together, to a minute; from a *browser* that has signed in to it
+    before (a mark that is nobody else's), not even then, nor by those who share its address.
+
+    A try counts as failed from its admission on until ``succeeded`` takes it back, so that many at the same
+    moment do not all get in before the first one is known to be wrong.
     """
 
-    tries: Mapping[tuple[str, str], Tries] = field(default_factory=dict)
+    tries: Mapping[Key, Tries] = field(default_factory=dict)
 
-    def admit(self, address: str, name: str, now: float) -> tuple[Limiter, int]:
-        """The limiter after this try, and 0; or this limiter, and the whole seconds to wait.
+    def admit(self, address: str, name: str, now: float, *, browser: str = "") -> tuple[Limiter, int]:
+        """The limiter after this try at the password of *name*, and 0; or this limiter, and the whole seconds
+        to wait.
 
         A try that is not admitted lengthens no wait.
         """
-        keys = self._keys(address, name)
+        return self._admit(_sign_in_keys(address, name, browser), now)
+
+    def succeeded(self, address: str, name: str, *, browser: str = "") -> Limiter:
+        """The limiter without the last admitted try, and with nothing held against the name here."""
+        (own, _), *shared = _sign_in_keys(address, name, browser)
+        tries = {key: entry for key, entry in self.tries.items() if key != own}
+        for key, _ in shared:
+            entry = tries.pop(key, None)
+            if entry is not None and entry.failures > 1:
+                tries[key] = replace(entry, failures=entry.failures - 1, until_s=entry.last_s)
+        return Limiter(tries)
+
+    def admit_code(self, identity: str, now: float, *, browser: str = "") -> tuple[Limiter, int]:
+        """As ``admit``, for the second step of signing in to the account *identity*."""
+        return self._admit((((browser or ANYWHERE, f"code {identity}"), PACE_FOR_CODE),), now)
+
+    def code_succeeded(self, identity: str, *, browser: str = "") -> Limiter:
+        """The limiter with nothing held against the second step here."""
+        own = (browser or ANYWHERE, f"code {identity}")
+        return Limiter({key: entry for key, entry in self.tries.items() if key != own})
+
+    def admit_sign_up(self, address: str, now: float) -> tuple[Limiter, int]:
+        """As ``admit``, for a request to be let in."""
+        return self._admit((((address_group(address), "sign-up"), PACE_FOR_SIGN_UP),), now)
+
+    def _admit(self, keys: tuple[tuple[Key, Pace], ...], now: float) -> tuple[Limiter, int]:
         wait_s = max((self.tries[key].until_s - now for key, _ in keys if key in self.tries), default=0.0)
         if wait_s > 0:
             return self, ceil(wait_s)
@@ -197,19 +242,15 @@ class Limiter:
             del tries[next(iter(tries))]
         return Limiter(tries), 0
 
-    def succeeded(self, address: str, name: str) -> Limiter:
-        """The limiter without the last admitted try, and with nothing held against the name here."""
-        (own, _), (whole, _) = self._keys(address, name)
-        tries = {key: entry for key, entry in self.tries.items() if key != own}
-        entry = tries.pop(whole, None)
-        if entry is not None and entry.failures > 1:
-            tries[whole] = replace(entry, failures=entry.failures - 1, until_s=entry.last_s)
-        return Limiter(tries)
 
-    @staticmethod
-    def _keys(address: str, name: str) -> tuple[tuple[tuple[str, str], Pace], tuple[tuple[str, str], Pace]]:
-        place = address_group(address)
-        return ((place, name or "?"), PACE_FOR_NAME), ((place, ""), PACE_FOR_ADDRESS)
+def _sign_in_keys(address: str, name: str, browser: str) -> tuple[tuple[Key, Pace], ...]:
+    """What a try counts for, its own key first."""
+    if browser:
+        return (((browser, f"name {name}"), PACE_FOR_NAME),)
+    place = address_group(address)
+    own, whole = ((place, f"name {name}"), PACE_FOR_NAME), ((place, ""), PACE_FOR_ADDRESS)
+    # What cannot be a name has no owner, and nobody's guesses at it have an end.
+    return (own, whole, ((ANYWHERE, f"name {name}"), PACE_FOR_NAME_FROM_ANYWHERE)) if name else (own, whole)
 
 
 def address_group(address: str) -> str:

@@ -27,12 +27,14 @@ from labdock.core.accounts import (
     TooManyTriesError,
     UnknownPersonError,
 )
+from labdock.core.admission import NotAdmittedError
 from labdock.core.allocation import Held, Offer, offers, person_limit
 from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError, StartError
 from labdock.core.gpus import GpuReport, Holder, Lease
 from labdock.core.login import LOCAL
 from labdock.core.session import Limits, default_image, no_image
 from labdock.core.site import HubSettings
+from labdock.hub import known_browser
 from labdock.hub.accounts import AccountStore
 from labdock.hub.api import api_handlers
 from labdock.hub.cards import Cards
@@ -403,6 +405,7 @@ class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type 
         if hashed is not None:
             sign_out_everywhere(self.db, user)
         self.set_login_cookie(user)
+        known_browser.remember(self, used.identity)
         self.log.info("%s signed in by a link (%s)", used.name, link.kind)
         self.redirect(self.get_next_url(user), status=303)
 
@@ -437,7 +440,10 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
         present = self.get_body_argument("present", "", strip=False)
         try:
             if account.has_password and (
-                await self.sign_in.check(account.name, present, address_of(self)) is None
+                await self.sign_in.check(
+                    account.name, present, address_of(self), known=known_browser.marks(self)
+                )
+                is None
             ):
                 raise BadRequestError("That is not your present password.", field="present")
             hashed = await self.sign_in.hash(
@@ -450,6 +456,8 @@ class PasswordHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no t
             self.set_status(400)
             await self._show(account, error=str(error), field=error.field)
             return
+        except NotAdmittedError as error:
+            raise web.HTTPError(403, str(error)) from error
         except TooManyTriesError as error:
             self.set_status(429)
             self.set_header("Retry-After", str(error.wait_s))

@@ -18,10 +18,13 @@ from traitlets import Any as AnyTrait
 from traitlets import default
 
 from labdock.core.accounts import Account, Limiter, TooManyTriesError
+from labdock.core.admission import NotAdmittedError, Reason
 from labdock.core.passwords import PASSWORD_MAX, check_password, normal_password, words_about
 from labdock.core.people import NAME_PATTERN
+from labdock.hub import known_browser
 from labdock.hub.admission import Admission
 from labdock.hub.passwords import guesses_needed
+from labdock.hub.waiting import send_to_waiting
 
 WRONG = "Wrong name or password."
 
@@ -56,26 +59,49 @@ class SignIn:
         """Itself: traitlets copies every configured value, but limiter and threads are one for the hub."""
         return self
 
-    async def check(self, name: str, password: str, address: str) -> Account | None:
+    async def check(
+        self, name: str, password: str, address: str, *, known: Mapping[str, str] | None = None
+    ) -> Account | None:
         """The account called *name* if *password* is its password, else None.
+
+        *known* are the marks of the browser (``hub.known_browser``).
 
         Raises:
             TooManyTriesError: Nothing was checked; it says how long to wait.
+            NotAdmittedError: The password is right, and its owner may not in.
         """
         known_form = name if NAME_PATTERN.fullmatch(name) else ""
-        self._limiter, wait_s = self._limiter.admit(address, known_form, self._steady())
+        store = self.admission.store
+        account = await asyncio.to_thread(store.find, known_form)
+        browser = (known or {}).get(account.identity, "") if account is not None else ""
+        self._limiter, wait_s = self._limiter.admit(address, known_form, self._steady(), browser=browser)
         if wait_s:
             raise TooManyTriesError(wait_s)
-        stored = await asyncio.to_thread(self.admission.store.password_hash, known_form)
+        stored = await asyncio.to_thread(store.password_hash, known_form)
         right = await self._in_thread(self._matches, stored or self._nobody, password)
-        account = await self.admission.find(known_form)
-        if account is None or stored is None or not right:
+        # Anew: whoever was removed or refused meanwhile is out.
+        account = await asyncio.to_thread(store.find, known_form)
+        if account is None or stored is None or not right or account.name in self.admission.leaving:
             # What was typed as a name may be a password: log it only if it is a name.
             who = account.name if account else "nobody we know"
             app_log.warning("Failed sign-in as %s from %s", who, address)
             return None
-        self._limiter = self._limiter.succeeded(address, known_form)
+        self._limiter = self._limiter.succeeded(address, known_form, browser=browser)
+        reason = self.admission.judge(account).reason
+        if reason is not None:
+            app_log.warning("%s signed in and may not in: %s", account.name, reason)
+            raise NotAdmittedError(reason, account.identity, account.login or account.name)
         return account
+
+    def admit_sign_up(self, address: str) -> None:
+        """Count a request to be let in from *address*.
+
+        Raises:
+            TooManyTriesError: It is one too many; it says how long to wait.
+        """
+        self._limiter, wait_s = self._limiter.admit_sign_up(address, self._steady())
+        if wait_s:
+            raise TooManyTriesError(wait_s, what="requests from where you are")
 
     async def hash(self, password: str, *, name: str, email: str = "", full_name: str = "") -> str:
         """What is stored of *password*, once it is checked against the rules.
@@ -181,13 +207,21 @@ class LocalAuthenticator(LabdockAuthenticator):
         if not name or not password:
             raise web.HTTPError(400, "Enter your name and your password.")
         try:
-            account = await self.sign_in.check(name.lower(), password, address_of(handler))
+            account = await self.sign_in.check(
+                name.lower(), password, address_of(handler), known=known_browser.marks(handler)
+            )
         except TooManyTriesError as error:
             refused = web.HTTPError(429, str(error))
             # JupyterHub sends these with the error's page.
             refused.headers = {"Retry-After": str(error.wait_s)}  # type: ignore[attr-defined]  # JupyterHub's own extension
             raise refused from error
+        except NotAdmittedError as error:
+            if error.reason is Reason.UNLISTED:
+                raise web.HTTPError(403, str(error)) from error
+            send_to_waiting(handler, error.identity)
+            raise web.Finish from error
         if account is None:
             # Raised, not returned: JupyterHub would log what was typed as the name.
             raise web.HTTPError(403, WRONG)
+        known_browser.remember(handler, account.identity)
         return self.rights(account)
