@@ -23,6 +23,9 @@ CODE_SPENT = "code-spent"
 TOKEN_DEAD = "token-dead"  # noqa: S105  the word for a failure
 SAID_NO = "said-no"
 NO_STATE = "no-state"
+WRONG_LOOKUP = "wrong-lookup"
+WRONG_BASE = "wrong-base"
+NOT_ACTIVE = "account-not-active"
 HIDDEN = "membership-hidden"
 NO_EMAIL = "no-verified-email"
 NO_IDENTITY = "no-identity"
@@ -34,7 +37,7 @@ NOT_NOW = "not-now"
 PASSING = frozenset({DOWN, SLOW_DOWN})
 """What passes by itself, and says nothing of a person."""
 
-ABOUT_THEM = frozenset({TOKEN_DEAD, NO_EMAIL})
+ABOUT_THEM = frozenset({TOKEN_DEAD, NO_EMAIL, NOT_ACTIVE})
 """What ends the sign-in of a person who is in; all else is between this site and the provider."""
 
 ASK = "Write to whoever runs this site; nothing is wrong with your account."
@@ -159,6 +162,35 @@ def wrong_scope(provider: str, scopes: str) -> Trouble:
         provider,
         f"{provider} does not let this application ask for: {scopes}",
         "Allow the application these scopes at the provider.",
+    )
+
+
+def wrong_lookup(provider: str, entry: str) -> Trouble:
+    """The directory *provider* refuses the *entry* that looks people up; "" asks without a name."""
+    cause = f"{provider} refuses the name or the password of {entry}" if entry else f"{provider} wants a name"
+    fix = "Set the password with `labdock secret set ldap_password`, and compare login.ldap.lookup_dn."
+    return _set_up_wrongly(WRONG_LOOKUP, provider, cause, fix)
+
+
+def wrong_base(provider: str, base: str, setting: str) -> Trouble:
+    """There is no *base* in the directory *provider*, or whoever looks people up may not see it."""
+    cause = f"{provider} has no {base}, or does not show it to whoever looks people up"
+    return _set_up_wrongly(
+        WRONG_BASE, provider, cause, f"Correct {setting}, or let login.ldap.lookup_dn read it."
+    )
+
+
+def not_active(provider: str, words: str) -> Trouble:
+    """*provider* has ended or stopped somebody's account there; *words* say so to them."""
+    return Trouble(
+        NOT_ACTIVE,
+        "Your account is not active",
+        words,
+        f"Ask whoever keeps the accounts of {provider}.",
+        f"an account that {provider} says is not active was used",
+        "Nothing: it is the directory's to allow.",
+        403,
+        again=True,
     )
 
 

@@ -9,6 +9,7 @@ from labdock.hub.provider_base import Vouched, Wiring
 from labdock.hub.provider_github import GitHub
 from labdock.hub.provider_gitlab import GitLab
 from labdock.hub.provider_google import Google
+from labdock.hub.provider_ldap import Ldap
 from labdock.hub.provider_oidc import Oidc
 
 KINDS: Mapping[str, type[Vouched]] = {
@@ -16,6 +17,7 @@ KINDS: Mapping[str, type[Vouched]] = {
     "gitlab": GitLab,
     "google": Google,
     "oidc": Oidc,
+    "ldap": Ldap,
 }
 
 
