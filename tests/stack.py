@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +113,32 @@ class Stack:
         self._ask(lambda engine: engine.stop(f"{self.instance}-{part}", grace_s=5))
 
     def _ask(self, question: Callable[[Engine], Coroutine[Any, Any, Any]]) -> Any:
-        """What the engine answers."""
+        return ask_engine(self.engine_socket, question)
 
-        async def ask() -> Any:
-            async with Engine(self.engine_socket) as engine:
-                return await question(engine)
 
-        # In a thread of its own: tests with an event loop ask too.
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(ask())).result()
+def ask_engine(engine_socket: Path, question: Callable[[Engine], Coroutine[Any, Any, Any]]) -> Any:
+    """What the engine answers."""
+
+    async def ask() -> Any:
+        async with Engine(engine_socket) as engine:
+            return await question(engine)
+
+    # In a thread of its own: tests with an event loop ask too, and those with a browser have one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(ask())).result()
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def bridge_address(engine_socket: Path) -> str:
+    """This machine's address on the engine's own network: tests here and containers reach it alike."""
+
+    subnets = dict(ask_engine(engine_socket, lambda engine: engine.network_subnets()))
+    return str(IPv4Network(subnets["bridge"])[1])
 
 
 def make_stack(folder: Path, engine_socket: Path, suffix: str = "") -> Stack:
@@ -167,35 +180,33 @@ def running_stack(
 def take_down(stack: Stack) -> None:
     """Remove everything of *stack* from the engine, also after half an ``up``."""
     stack.labdock("down", "--all", "--yes")
-    asyncio.run(_remove_instance(stack.engine_socket, stack.instance))
+    ask_engine(stack.engine_socket, lambda engine: _remove_instance(engine, stack.instance))
 
 
 def sweep_left_over(engine_socket: Path) -> None:
     """Remove what a killed test run left: instances named after a process that is gone."""
 
-    async def instances() -> set[str]:
-        async with Engine(engine_socket) as engine:
-            return (
-                {container.labels.get(LABEL_INSTANCE, "") for container in await engine.containers({})}
-                | {name.rsplit("-", 1)[0] for name, _ in await engine.network_subnets()}
-                | {
-                    reference.partition("/")[0].removeprefix("labdock-")
-                    for reference in await engine.image_references()
-                }
-            )
+    async def instances(engine: Engine) -> set[str]:
+        return (
+            {container.labels.get(LABEL_INSTANCE, "") for container in await engine.containers({})}
+            | {name.rsplit("-", 1)[0] for name, _ in await engine.network_subnets()}
+            | {
+                reference.partition("/")[0].removeprefix("labdock-")
+                for reference in await engine.image_references()
+            }
+        )
 
-    for instance in asyncio.run(instances()):
+    for instance in ask_engine(engine_socket, instances):
         owner = re.fullmatch(rf"{PREFIX}(\d+)[a-z]*", instance)
         if owner and not Path(f"/proc/{owner[1]}").exists():
-            asyncio.run(_remove_instance(engine_socket, instance))
+            ask_engine(engine_socket, partial(_remove_instance, instance=instance))
 
 
-async def _remove_instance(engine_socket: Path, instance: str) -> None:
-    async with Engine(engine_socket) as engine:
-        for container in await engine.containers({LABEL_INSTANCE: instance}):
-            await engine.remove(container.name)
-        for network in ("sessions", "edge"):
-            await engine.remove_network(f"{instance}-{network}")
-        for reference in await engine.image_references():
-            if reference.startswith(f"labdock-{instance}/"):
-                await engine.untag(reference)
+async def _remove_instance(engine: Engine, instance: str) -> None:
+    for container in await engine.containers({LABEL_INSTANCE: instance}):
+        await engine.remove(container.name)
+    for network in ("sessions", "edge"):
+        await engine.remove_network(f"{instance}-{network}")
+    for reference in await engine.image_references():
+        if reference.startswith(f"labdock-{instance}/"):
+            await engine.untag(reference)

@@ -78,7 +78,7 @@ def test_who_waits_is_listed_with_what_to_do(labdock: Command, hub: FakeHub) -> 
 
 
 def test_people_are_approved_and_refused(labdock: Command, hub: FakeHub) -> None:
-    assert labdock("users", "approve", "ada").out == "ada may in now.\n"
+    assert labdock("users", "approve", "ada").out == "ada is let in.\n"
     assert "would: End the sessions" in labdock("users", "refuse", "ada", "--dry-run").out
     assert "ada is out." in labdock("users", "refuse", "ada", "--yes").out
     assert [path for _, path, _ in hub.asked] == ["users/ada/approve", "users/ada/refuse"]
@@ -86,7 +86,7 @@ def test_people_are_approved_and_refused(labdock: Command, hub: FakeHub) -> None
 
 def test_somebody_is_let_in_by_what_they_sign_in_as(labdock: Command, hub: FakeHub) -> None:
     done = labdock("users", "add", "Kim-L", "--as", "kim", "--admin")
-    assert done.out == "Kim-L may in: the first who signs in so becomes kim here, for good.\n"
+    assert done.out == "Kim-L is let in: the first who signs in so becomes kim here, for good.\n"
     assert hub.asked == [("POST", "users", {"name": "Kim-L", "admin": True, "as": "kim"})]
 
 
@@ -99,7 +99,7 @@ def test_a_file_of_people_is_imported_and_may_be_again(
     )
     assert hub.asked == []
     done = labdock("users", "import", "people.csv")
-    assert done.out == "kim: may in\nlee: may in\n2 let in, 1 were here already.\n"
+    assert done.out == "kim: is let in\nlee: is let in\n2 let in, 1 were here already.\n"
     assert [body["admin"] for _, _, body in hub.asked] == [True, False]
 
 

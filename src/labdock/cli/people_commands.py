@@ -45,7 +45,7 @@ def _say_added(console: Console, who: str, made: dict[str, Any]) -> None:
     if made["link"]:
         _say_link(console, f"{who} is invited. Send this link (once, until {made['expires_at']}):", made)
     else:
-        console.say(f"{who} may in: the first who signs in so becomes {made['name']} here, for good.")
+        console.say(f"{who} is let in: the first who signs in so becomes {made['name']} here, for good.")
 
 
 @users.command("import")
@@ -101,7 +101,7 @@ def _add_all(api: HubApi, entries: list[Entry]) -> list[dict[str, Any]]:
 
 def _say_imported(console: Console, facts: dict[str, Any]) -> None:
     for made in facts["added"]:
-        console.say(f"{made['name']}: {made['link'] or 'may in'}")
+        console.say(f"{made['name']}: {made['link'] or 'is let in'}")
     console.say(f"{len(facts['added'])} let in, {len(facts['known'])} were here already.")
 
 
@@ -146,7 +146,7 @@ def users_approve(context: Context, name: str, as_json: bool) -> None:
     """Let NAME in, who waits, was refused, or is on no list any more."""
     console = context.console(as_json=as_json)
     done = hub_api(context.instance()).approve(name)
-    console.facts(done, lambda: console.say(f"{name} may in now."))
+    console.facts(done, lambda: console.say(f"{name} is let in."))
 
 
 @users.command("refuse")

@@ -312,7 +312,7 @@ def unlisted(provider: str) -> Trouble:
 def refused(provider: str) -> Trouble:
     return Trouble(
         REFUSED,
-        "You may not in",
+        "You may not come in",
         "An administrator of this site has refused or ended your access.",
         f"If you have another account at {provider}, use that; otherwise ask whoever runs this site.",
         "somebody whose access was refused or ended signed in",
