@@ -45,7 +45,7 @@ class Lab:
         page = page or self.page()
         visit(page, "/")
         page.get_by_role("link", name="Sign in with GitHub").click()
-        page.get_by_role("button", name=f"Continue as {login}").click()
+        page.get_by_role("button", name=f"Continue as {login}", exact=True).click()
         return page
 
     def state_of(self, name: str) -> str:

@@ -43,6 +43,10 @@ KEEP_DEAD_LINKS_S = 30 * 24 * 3600
 """How long a link that can no longer be used is remembered, so that its page can say why."""
 
 
+VISIT = "visit:"
+"""How the identities of those begin whom the command line makes for a moment."""
+
+
 class _Base(DeclarativeBase):
     pass
 
@@ -154,15 +158,15 @@ class AccountStore:
     def close(self) -> None:
         self._engine.dispose()
 
-    def add(self, name: str, *, admin: bool, now: int) -> Account:
-        """A new account without a password, under a new identity.
+    def add(self, name: str, *, admin: bool, now: int, kind: str = f"{LOCAL}:") -> Account:
+        """A new account without a password, under a new identity that begins with *kind*.
 
         Raises:
             AccountError: *name* cannot be a name, or somebody has it.
         """
         check_name(name)
         row = _AccountRow(
-            identity=f"{LOCAL}:{secrets.token_hex(8)}",
+            identity=f"{kind}{secrets.token_hex(8)}",
             name=name,
             password_hash=None,
             admin=admin,

@@ -21,6 +21,7 @@ from labdock.core.admission import name_from
 from labdock.core.errors import AccountError, BadRequestError, HubError
 from labdock.core.login import LOCAL
 from labdock.core.site import HubSettings
+from labdock.hub.accounts import VISIT
 from labdock.hub.admission import Admission
 
 STOP_WITHIN_S = 60.0
@@ -129,7 +130,8 @@ class People:
         Raises:
             AccountError: Somebody has the name.
         """
-        await asyncio.to_thread(self._store.add, name, admin=admin, now=self.admission.now())
+        now = self.admission.now()
+        await asyncio.to_thread(self._store.add, name, admin=admin, now=now, kind=VISIT)
         app_log.info("Made %s, for a moment", name)
         return await self._link(name, LinkKind.SIGNIN)
 

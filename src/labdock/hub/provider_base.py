@@ -26,6 +26,7 @@ from labdock.core.sign_in_trouble import (
     token_dead,
     unlisted,
 )
+from labdock.hub.accounts import VISIT
 from labdock.hub.sign_in import LabdockAuthenticator
 from labdock.hub.waiting import send_to_waiting
 
@@ -139,6 +140,9 @@ class Vouched(LabdockAuthenticator):
             account = await self.admission.find(user.name)
             if account is None:
                 return self._out(handler)
+            if account.identity.startswith(VISIT):
+                # Nobody at the provider: the command line made it for a moment, with a link of its own.
+                return self.rights(account)
             state = await user.get_auth_state()
             if not state or state.get("identity") != account.identity or state.get("dead"):
                 return False
@@ -172,14 +176,16 @@ class Vouched(LabdockAuthenticator):
             # What it said at the sign-in holds for half a day.
             if now - state.get("signed_in_at", 0) > UNCONFIRMED_S:
                 raise SignInError(token_dead(self.provider))
-        elif facts.presented.identity != known.identity:
-            raise SignInError(token_dead(self.provider))
         elif not facts.whole:
             for gap in facts.gaps:
                 self.tell_admin(gap)
             return known, state
         else:
-            known = await self.admission.admit(facts.presented)
+            # Not by the provider's id: an account may have been made before anybody signed in to it.
+            found = await self.admission.admit(facts.presented)
+            if found.identity != known.identity:
+                raise SignInError(token_dead(self.provider))
+            known = found
         self._asked[user.name] = now
         return known, state
 
