@@ -397,7 +397,7 @@ async def running_hub(
     c.LocalAuthenticator.sign_in = sign_in
     c.Authenticator.auth_refresh_age = 5
     c.JupyterHub.template_paths = pages.template_paths()
-    c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)
+    c.JupyterHub.template_vars = pages.template_vars(settings, images, admission, cards)
     c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
     c.JupyterHub.services = [{"name": "labdock", "api_token": token}]
     c.JupyterHub.load_roles = [

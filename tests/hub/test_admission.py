@@ -52,7 +52,10 @@ async def test_who_was_refused_is_out_at_once_and_in_again_once_approved(hub: Hu
     assert not running(hub, "eve")
     assert await browser.who() == ""
     assert (await hub.api("GET", "/user", token=token)).status == 403
-    assert (await hub.browser().sign_in("eve", GOOD)).status == 403
+    again = hub.browser()
+    assert (await again.sign_in("eve", GOOD)).headers["Location"] == "/hub/waiting"
+    assert await again.who() == ""
+    assert "Not let in" in (await again.get("/hub/waiting")).text
     assert (await hub.api("POST", "/users/eve/server", json={})).status == 403
     link = (await hub.api("POST", "/labdock/users/eve/reset")).json["link"]
     assert (await hub.browser().get(urlsplit(link).path)).status == 404

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sqlalchemy import (
     BigInteger,
@@ -276,12 +276,7 @@ class AccountStore:
         try:
             with self._sessions.begin() as session:
                 if standing is Standing.WAITING:
-                    waiting = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
-                    if (session.scalar(waiting) or 0) >= MOST_WAITING:
-                        raise AccountError(
-                            f"{MOST_WAITING} people wait for approval, and no more can.",
-                            fix="Write to whoever runs this site.",
-                        )
+                    self._check_room(session)
                 names = set(session.scalars(select(_AccountRow.name)))
                 row = _AccountRow(
                     identity=presented.identity,
@@ -302,6 +297,55 @@ class AccountStore:
                 return self._account(session, row)
         except IntegrityError as error:
             raise AccountError("Somebody signed in at the same moment.", fix="Sign in again.") from error
+
+    def sign_up(
+        self,
+        wanted: str,
+        *,
+        full_name: str,
+        email: str,
+        password_hash: str,
+        not_for_them: Collection[str],
+        now: int,
+    ) -> Account:
+        """A new local account that waits for approval, under the name *wanted* or one like it.
+
+        Nobody gets a name in *not_for_them*, which lists mean, nor one that somebody has. The *wanted* name
+        is kept as the login.
+
+        Raises:
+            AccountError: Too many wait already, or somebody else took the name at this very moment.
+        """
+        try:
+            with self._sessions.begin() as session:
+                self._check_room(session)
+                names = set(session.scalars(select(_AccountRow.name)))
+                row = _AccountRow(
+                    identity=f"{LOCAL}:{secrets.token_hex(8)}",
+                    name=name_from(wanted, names | set(not_for_them)),
+                    password_hash=password_hash,
+                    admin=False,
+                    created_at=now,
+                    activated_at=None,
+                    standing=Standing.WAITING,
+                    login=wanted,
+                    email=email,
+                    full_name=full_name,
+                    groups="[]",
+                )
+                session.add(row)
+                session.flush()
+                return self._account(session, row)
+        except IntegrityError as error:
+            raise AccountError("Somebody asked at the same moment.", fix="Try again.") from error
+
+    def _check_room(self, session: Session) -> None:
+        waiting = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
+        if (session.scalar(waiting) or 0) >= MOST_WAITING:
+            raise AccountError(
+                f"{MOST_WAITING} people wait for approval, and no more can.",
+                fix="Write to whoever runs this site.",
+            )
 
     def set_standing(self, name: str, standing: Standing) -> Account:
         """Change by what *name* is here.
@@ -450,7 +494,8 @@ class AccountStore:
 
     def _account(self, session: Session, row: _AccountRow) -> Account:
         if self._method == LOCAL:
-            return row.account((row.name,))
+            # Whoever signed up chose the name: lists do not mean them until an administrator approved them.
+            return row.account(() if row.standing == Standing.WAITING else (row.name,))
         aliases = session.scalars(select(_AliasRow.alias).where(_AliasRow.identity == row.identity))
         return row.account(
             name for method, _, name in (alias.partition(" ") for alias in aliases) if method == self._method

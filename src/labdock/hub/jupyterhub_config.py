@@ -208,7 +208,7 @@ c.Authenticator.auth_refresh_age = 5
 c.Authenticator.refresh_pre_spawn = True
 c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
-c.JupyterHub.template_vars = pages.template_vars(settings, images, store, cards)
+c.JupyterHub.template_vars = pages.template_vars(settings, images, admission, cards)
 
 # The command line on the host.
 c.JupyterHub.services = [{"name": "labdock-cli", "api_token": secret("api_token")}]

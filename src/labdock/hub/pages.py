@@ -35,7 +35,7 @@ from labdock.core.login import LOCAL
 from labdock.core.session import Limits, default_image, no_image
 from labdock.core.site import HubSettings
 from labdock.hub import known_browser
-from labdock.hub.accounts import AccountStore
+from labdock.hub.admission import Admission
 from labdock.hub.api import api_handlers
 from labdock.hub.cards import Cards
 from labdock.hub.images import ImageNews, Images, image_news, images_for
@@ -49,6 +49,7 @@ from labdock.hub.people import (
     sign_out_everywhere,
 )
 from labdock.hub.sign_in import SignIn, address_of
+from labdock.hub.sign_up import SignUpHandler
 from labdock.hub.waiting import WaitingHandler
 
 HERE = Path(__file__).parent
@@ -67,6 +68,7 @@ def extra_handlers(
     return [
         (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
         (r"/password", PasswordHandler, {"sign_in": sign_in}),
+        *([(r"/sign-up", SignUpHandler, {"sign_in": sign_in})] if settings.login.method == LOCAL else []),
         (r"/waiting", WaitingHandler, {"admission": sign_in.admission}),
         (r"/people", PeopleHandler, {"people": people}),
         (r"/people/([^/]+)/(reset|remove|stop|approve|refuse)", PersonHandler, {"people": people}),
@@ -80,10 +82,12 @@ def template_paths() -> list[str]:
     return [str(HERE / "templates")]
 
 
-def template_vars(settings: HubSettings, images: Images, store: AccountStore, cards: Cards) -> dict[str, Any]:
+def template_vars(
+    settings: HubSettings, images: Images, admission: Admission, cards: Cards
+) -> dict[str, Any]:
     """What ``JupyterHub.template_vars`` is set to; the templates await what is asynchronous."""
 
-    local = settings.login.method == LOCAL
+    local, store = settings.login.method == LOCAL, admission.store
 
     def needs_password(user: Any) -> bool:
         account = store.find(user.name) if user and local else None
@@ -106,6 +110,7 @@ def template_vars(settings: HubSettings, images: Images, store: AccountStore, ca
         "contact": settings.contact,
         "local_accounts": local,
         "needs_password": needs_password,
+        "sign_up_offered": lambda user: local and admission.rules.approve,
         "requests_waiting": lambda user: (
             lambda: sum(account.standing is Standing.WAITING for account in store.everybody())
         ),
@@ -557,6 +562,10 @@ class PersonHandler(PeopleHandler):
             await self.people.approve(name)
         except UnknownPersonError as error:
             raise web.HTTPError(404, str(error)) from error
+        except AccountError as error:
+            self.set_status(409)
+            await self.show_people(error=str(error))
+            return
         self._done(approved=name)
 
     async def _refuse(self, name: str) -> None:

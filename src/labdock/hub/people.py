@@ -140,7 +140,15 @@ class People:
 
         Raises:
             UnknownPersonError: There is no such account.
+            AccountError: They chose a name that the configuration makes an administrator since.
         """
+        found = await self.get(name)
+        signed_up = self.local and found.has_password and found.activated_at is None
+        if signed_up and name in self.admission.rules.admins:
+            raise AccountError(
+                f"{name!r} is an administrator's name in login.admins, and whoever asked chose it.",
+                fix=f"Take {name!r} out of login.admins, or remove this account and invite {name}.",
+            )
         account = await asyncio.to_thread(self._store.set_standing, name, Standing.ADDED)
         app_log.info("Approved %s", name)
         return account

@@ -9,6 +9,7 @@ from typing import Any
 from jupyterhub.handlers.base import BaseHandler
 
 from labdock.core.accounts import Account, Standing
+from labdock.hub.accounts import AccountStore
 from labdock.hub.admission import Admission
 
 COOKIE = "labdock-waiting"
@@ -31,6 +32,14 @@ def send_to_waiting(handler: Any, identity: str) -> None:
     handler.redirect(f"{handler.hub.base_url}waiting", status=303)
 
 
+async def asked_for(handler: Any, store: AccountStore) -> Account | None:
+    """The account that the browser of *handler* asked for, or None."""
+    cookie = handler.get_secure_cookie(COOKIE, max_age_days=COOKIE_DAYS)
+    if cookie is None:
+        return None
+    return await asyncio.to_thread(store.of_identity, cookie.decode("utf-8", "replace"))
+
+
 class WaitingHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type information
     """``/hub/waiting``: the state of the request that this browser made; with ``?state`` as JSON."""
 
@@ -39,23 +48,17 @@ class WaitingHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no ty
 
     async def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        account = await self._account()
+        account = await asked_for(self, self.admission.store)
         state = self._state(account)
         if "state" in self.request.query_arguments:
             self.set_header("Content-Type", "application/json")
             self.finish(json.dumps({"state": state}))
-        elif state == "admitted":
+        elif state == "admitted" and account is not None and not account.has_password:
             self.clear_cookie(COOKIE, path=self.hub.base_url)
             self.redirect(self.authenticator.login_url(self.hub.base_url))
         else:
             html = await self.render_template("waiting.html", state=state, account=account)
             self.finish(html)
-
-    async def _account(self) -> Account | None:
-        cookie = self.get_secure_cookie(COOKIE, max_age_days=COOKIE_DAYS)
-        if cookie is None:
-            return None
-        return await asyncio.to_thread(self.admission.store.of_identity, cookie.decode("utf-8", "replace"))
 
     def _state(self, account: Account | None) -> str:
         if account is None:

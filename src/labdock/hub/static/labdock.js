@@ -54,7 +54,7 @@
       try {
         const told = await (await fetch(line.dataset.ldWaiting, { cache: "no-store" })).json();
         if (told.state !== "waiting") {
-          line.textContent = told.state === "admitted" ? "You were let in. Signing you in…" : "There is an answer.";
+          line.textContent = told.state === "admitted" ? "You were let in." : "There is an answer.";
           window.location.reload();
           return;
         }
