@@ -329,7 +329,7 @@ async def until_ready(hub: Hub, name: str, server: str = "") -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hub(tmp_path_factory: Any) -> AsyncIterator[Hub]:
     """One hub for all tests of a file; each test uses people of its own."""
-    async with running_hub(tmp_path_factory.mktemp("hub"), AccessRules(admins=("carl",))) as running:
+    async with running_hub(tmp_path_factory.mktemp("hub"), AccessRules(admins=("mia", "carl"))) as running:
         yield running
 
 

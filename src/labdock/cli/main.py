@@ -223,7 +223,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     if login.method == LOCAL:
         api = hub_api(instance)
         known = {user["name"]: user["state"] for user in api.users()}
-        link = api.first_link() if known.get(first_admin) != "active" else None
+        link = api.first_link() if known.get(first_admin, "invited") == "invited" else None
     gpus = gpus_module.in_words(await gpus_module.read_report(instance))
     keeper = await up_module.bring_images(situation, instance, engine, console)
     changed = bool(situation.plan + situation.images)

@@ -11,7 +11,7 @@ import click
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import ContainerFacts, Engine
 from labdock.cli.console import Console
-from labdock.cli.instance import Instance
+from labdock.cli.instance import Instance, hub_api
 from labdock.cli.up import parts_of, run_compose, wait_until_ready
 from labdock.core.compose import LABEL_PART, part_container
 from labdock.core.errors import EngineError, HostError, LabdockError
@@ -108,6 +108,11 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
             problems = await AgentClient(instance.agent_socket).health()
         except EngineError as error:
             problems = (str(error),)
+    try:
+        waiting = [person["name"] for person in hub_api(instance).users() if person["state"] == "waiting"]
+    except LabdockError:
+        # The part that does not answer is told of above.
+        waiting = []
     sessions = [
         {
             "person": session.labels.get(LABEL_PERSON, ""),
@@ -126,6 +131,7 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
         "parts": parts,
         "problems": list(problems),
         "sessions": sessions,
+        "waiting": waiting,
     }
 
 
@@ -145,6 +151,8 @@ def show_status(found: dict[str, Any], console: Console) -> None:
         )
     else:
         console.say("No sessions.")
+    if found["waiting"]:
+        console.say(f"\nWaiting for approval: {', '.join(found['waiting'])} (`labdock users list`)")
     for problem in found["problems"]:
         console.say(f"Problem: {problem}")
     if not found["ok"]:

@@ -396,11 +396,6 @@ class AccountStore:
         with self._sessions() as session:
             return session.scalar(select(_AccountRow.password_hash).where(_AccountRow.name == name))
 
-    def make_admin(self, name: str) -> None:
-        """Give the account called *name* the rights of an administrator."""
-        with self._sessions.begin() as session:
-            session.execute(update(_AccountRow).where(_AccountRow.name == name).values(admin=True))
-
     def set_password(self, name: str, password_hash: str, *, now: int) -> None:
         """Set *name*'s password; links that are still open could undo it, and are voided.
 

@@ -179,16 +179,15 @@ class People:
     async def first_link(self) -> MadeLink:
         """A link that signs the first administrator in; makes the account if it is missing.
 
+        Its holder is an administrator by the configuration alone, and is none once that says so.
+
         Raises:
             AccountError: People sign in elsewhere.
         """
         self._check_local()
         name = self.settings.first_admin
-        account = await asyncio.to_thread(self._store.find, name)
-        if account is None:
-            await asyncio.to_thread(self._store.add, name, admin=True, now=self.admission.now())
-        elif not account.admin:
-            await asyncio.to_thread(self._store.make_admin, name)
+        if await asyncio.to_thread(self._store.find, name) is None:
+            await asyncio.to_thread(self._store.add, name, admin=False, now=self.admission.now())
         return await self._link(name, LinkKind.SIGNIN)
 
     async def check_may_go(self, name: str, *, asked_by: str) -> Account:
