@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,8 +16,10 @@ import aiohttp
 from aiohttp import web
 
 from labdock.adapters.agent_api import AgentClient
+from labdock.adapters.edge_admin import EdgeAdmin
 from labdock.adapters.homes import Homes
 from labdock.adapters.live_file import LiveFile
+from labdock.agent.certificates import CertificateKeeper
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.gpus import GpuKeeper
@@ -127,7 +130,8 @@ async def running_agent(
         def told() -> tuple[str, ...]:
             return (*problems, *filter(None, (images.problem(),)))
 
-        server = AgentServer(rules, homes, connected, last_words, ends, gpus, images.value, told)
+        certificate = CertificateKeeper(rules.certificate, EdgeAdmin(Path("/nowhere")), os.getuid())
+        server = AgentServer(rules, homes, connected, last_words, ends, gpus, images.value, told, certificate)
         watch = Watch(connected, rules.instance, last_words, ends)
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0.1)
         await runner.setup()

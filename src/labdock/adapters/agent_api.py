@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from labdock.core.certificate import Served
 from labdock.core.errors import (
     AccountError,
     BadRequestError,
@@ -120,6 +121,15 @@ class AgentClient:
                 "The agent tells of GPUs in a way that is not understood.",
                 fix="It is of another version: labdock up",
             ) from error
+
+    async def certificate(self) -> Served:
+        """What the edge shows to whoever comes.
+
+        Raises:
+            HostError: Nothing, or the site has no certificate of its own.
+        """
+        _, data = await self._ask("GET", "/labdock/certificate")
+        return Served.from_json(json.dumps(data))
 
     async def health(self) -> tuple[str, ...]:
         """What is wrong with the agent's work, a sentence each; empty when all is well."""

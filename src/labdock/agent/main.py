@@ -16,10 +16,12 @@ from pathlib import Path
 
 from aiohttp import web
 
+from labdock.adapters.edge_admin import EdgeAdmin
 from labdock.adapters.firewall import Firewall
 from labdock.adapters.homes import Homes
 from labdock.adapters.live_file import LiveFile
 from labdock.adapters.nvidia import Nvml, nvml_environment
+from labdock.agent.certificates import CertificateKeeper
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Engine
 from labdock.agent.gpus import GpuKeeper, remove_spec
@@ -27,11 +29,15 @@ from labdock.agent.last_words import LastWords
 from labdock.agent.network import NetworkKeeper
 from labdock.agent.server import AgentServer
 from labdock.agent.watch import Watch
+from labdock.core.edge import ADMIN_SOCKET
 from labdock.core.errors import HostError, LabdockError
 from labdock.core.shelf import allowed_from_json
 from labdock.core.site import PACKAGES_PORT, AgentRules
 
 log = logging.getLogger(__name__)
+
+EDGE_ADMIN = Path(ADMIN_SOCKET)
+"""Where the edge takes orders."""
 
 OWN_DEV = Path("/dev")
 """Where the driver's library looks for devices in this process's container."""
@@ -55,12 +61,14 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
     async with Engine(engine_socket) as engine:
         watch = Watch(engine, rules.instance, last_words, ends)
 
+        keeper = CertificateKeeper(rules.certificate, EdgeAdmin(EDGE_ADMIN), rules.service_uid)
+
         def problems() -> tuple[str, ...]:
-            others = (watch.problem, images.problem())
+            others = (watch.problem, images.problem(), keeper.problem)
             return (*network.problems, *(problem for problem in others if problem))
 
         gpus = GpuKeeper(rules, engine, nvml, own_dev=OWN_DEV)
-        server = AgentServer(rules, homes, engine, last_words, ends, gpus, images.value, problems)
+        server = AgentServer(rules, homes, engine, last_words, ends, gpus, images.value, problems, keeper)
         # Before anybody can ask for a session.
         await network.check()
         runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=5)
@@ -71,6 +79,7 @@ async def serve(rules_file: Path, data_dir: Path, socket_path: Path, engine_sock
             async with asyncio.TaskGroup() as group:
                 group.create_task(network.run())
                 group.create_task(watch.run())
+                group.create_task(keeper.run())
         finally:
             # The hub waits for the next end for a minute at a time.
             ends.close()

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from labdock.adapters.agent_api import ENDS_PATIENCE_S
 from labdock.adapters.homes import Homes
+from labdock.agent.certificates import CertificateKeeper
 from labdock.agent.ends import Ends
 from labdock.agent.engine import Container, Engine
 from labdock.agent.gpus import GpuKeeper
@@ -74,6 +75,7 @@ class AgentServer:
         gpus: GpuKeeper,
         images: Callable[[], Images],
         problems: Callable[[], tuple[str, ...]],
+        certificate: CertificateKeeper,
     ) -> None:
         self._rules = rules
         self._homes = homes
@@ -83,6 +85,7 @@ class AgentServer:
         self._gpus = gpus
         self._images = images
         self._problems = problems
+        self._certificate = certificate
         # From reading what is there to making the container that adds to it.
         self._creating = asyncio.Lock()
         # The same for cards; apart, since a driver may take long, and who wants none must not wait for it.
@@ -189,6 +192,9 @@ class AgentServer:
                 return _json({"ok": not problems, "problems": problems}, 503 if problems else 200)
             case "/labdock/people":
                 return _json({"people": [asdict(person) for person in self._homes.registry.current()]})
+            case "/labdock/certificate":
+                served = await self._certificate.served()
+                return web.Response(text=served.to_json(), content_type="application/json")
             case "/labdock/gpus":
                 report = await self._gpus.report()
                 return web.Response(text=report.to_json(), content_type="application/json")
