@@ -50,7 +50,8 @@ class Stack:
 
     @property
     def api(self) -> HubApi:
-        return HubApi(self.url, (self.state / "secrets/api_token").read_text().strip())
+        token = (self.state / "secrets/api_token").read_text().strip()
+        return HubApi(self.url, token, socket=self.state / "run/edge/proxy.sock")
 
     def command(self, *arguments: str) -> list[str]:
         """The words that run ``labdock`` on this instance."""
