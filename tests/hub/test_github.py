@@ -78,6 +78,15 @@ async def test_a_listed_person_and_an_administrator_need_no_organization(site: S
     assert (await browser.get("/hub/people")).status == 200
 
 
+async def test_whom_an_administrator_expects_gets_the_account_and_stays_in(site: Site[GitHub]) -> None:
+    made = await site.hub.api("POST", "/labdock/users", json={"name": "nina-gh", "as": "nina"})
+    assert made.status == 201, made.text
+    browser, _ = await sign_in(site, site.provider.join("nina-gh").id)
+    assert await browser.who() == "nina"
+    site.ask_anew()
+    assert await browser.who() == "nina"
+
+
 async def test_nothing_but_memberships_is_asked_for_and_those_only_while_they_matter(
     site: Site[GitHub],
 ) -> None:

@@ -318,6 +318,17 @@ async def test_guessing_is_slowed_down_for_one_name_from_one_address(site: Site[
     assert await browser.who() == "gus"
 
 
+async def test_strangers_failures_do_not_slow_the_browser_that_signed_in_before(site: Site[Ldap]) -> None:
+    site.provider.join("hana", GOOD, "gpu")
+    own = site.hub.browser("203.0.113.50")
+    assert (await own.sign_in("hana", GOOD)).status == 302
+    await own.get("/hub/logout")
+    for _ in range(PACE_FOR_NAME.free + 2):
+        await site.hub.browser("203.0.113.50").sign_in("hana", "not this one")
+    assert (await site.hub.browser("203.0.113.50").sign_in("hana", GOOD)).status == 429
+    assert (await own.sign_in("hana", GOOD)).status == 302
+
+
 async def test_no_password_is_in_the_log(site: Site[Ldap]) -> None:
     assert GOOD not in site.hub.lines.text
     assert site.provider.lookup_password not in site.hub.lines.text

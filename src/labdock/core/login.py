@@ -524,7 +524,7 @@ def registration(method: str, url: str, server: str = "") -> tuple[str, ...]:
             f"{server or 'https://gitlab.com'}/-/user_settings/applications "
             "(or a group's page, Settings, Applications)",
             f"Redirect URI: {callback}",
-            "Confidential: yes. Scopes: read_user, and read_api where groups are used.",
+            "Confidential: yes. Scopes: openid, profile, email.",
         ),
         "google": (
             "https://console.cloud.google.com/auth/clients: Create client, Web application",

@@ -40,6 +40,7 @@ from labdock.core.sign_in_trouble import (
     wrong_base,
     wrong_lookup,
 )
+from labdock.hub import known_browser
 from labdock.hub.provider_base import Facts, Vouched
 from labdock.hub.sign_in import WRONG, address_of
 
@@ -120,24 +121,35 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
             # An empty password would be no proof: directories take it for somebody who gives no name.
             raise web.HTTPError(400, "Enter your name and your password.")
         address, name = address_of(handler), typed.lower()
-        self._limiter, wait_s = self._limiter.admit(address, name, time.monotonic())
+        browser = await self._mark_for(handler, name)
+        self._limiter, wait_s = self._limiter.admit(address, name, time.monotonic(), browser=browser)
         if wait_s:
             raise _for_form(429, str(TooManyTriesError(wait_s)), wait_s)
         try:
             entry = await asyncio.to_thread(self._proven, typed, password)
             if entry is None:
                 raise web.HTTPError(403, WRONG)
-            self._limiter = self._limiter.succeeded(address, name)
+            self._limiter = self._limiter.succeeded(address, name, browser=browser)
             facts = await asyncio.to_thread(self._facts_of, entry)
             state = {
                 "id": self._raw_id(entry).hex(),
                 "signed_in_at": int(self.wiring.clock()),
             }
-            return await self.admit(handler, facts, state)
+            model = await self.admit(handler, facts, state)
+            known_browser.remember(handler, model["auth_state"]["identity"])
+            return model
         except SignInError as error:
             trouble = error.trouble
             self.tell_admin(trouble)
             raise _for_form(trouble.status, f"{trouble.words} {trouble.way_out}", trouble.retry_s) from error
+
+    async def _mark_for(self, handler: Any, name: str) -> str:
+        """The mark of *handler*'s browser for the account of *name*, "" if it never signed in to it."""
+        for identity, mark in known_browser.marks(handler).items():
+            account = await asyncio.to_thread(self.admission.store.of_identity, identity)
+            if account is not None and account.login.lower() == name:
+                return mark
+        return ""
 
     async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
         return await asyncio.to_thread(self._facts_by_id, bytes.fromhex(state["id"])), state
