@@ -58,7 +58,7 @@ MAY_IMPORT = {
 
 PACKAGES = {
     "core": set[str](),
-    "adapters": {"aiodocker", "aiohttp", "cryptography", "pynvml", "ruamel", "yarl"},
+    "adapters": {"aiodocker", "aiohttp", "ldap3", "cryptography", "pynvml", "ruamel", "yarl"},
     "agent": {"aiohttp", "yarl"},
     "hub": {
         "aiohttp",

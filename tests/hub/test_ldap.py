@@ -71,6 +71,17 @@ def settings(site: Site[Ldap], **changed: Any) -> Iterator[None]:
             object.__setattr__(login, name, value)
 
 
+@contextmanager
+def another_authority(site: Site[Ldap]) -> Iterator[None]:
+    """The directory's certificate is signed by nobody known meanwhile."""
+    directory = site.authenticator.directory
+    right, directory.authority = directory.authority, Authority("Another").pem
+    try:
+        yield
+    finally:
+        directory.authority = right
+
+
 async def test_a_member_of_a_group_gets_in_with_the_password_of_the_directory(site: Site[Ldap]) -> None:
     dn = site.provider.join("ada", GOOD, "gpu", displayName="Ada L.")
     browser, answer = await enter(site, "ADA")
@@ -234,7 +245,7 @@ async def test_a_directory_that_hangs_holds_up_nobody_else(site: Site[Ldap]) -> 
 
     server = await asyncio.start_server(never, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    right, site.authenticator.server_port = site.authenticator.server_port, port
+    right, site.authenticator.directory.port = site.authenticator.directory.port, port
     try:
         waiting = asyncio.create_task(enter(site, "hal"))
         await asyncio.sleep(0.3)
@@ -242,51 +253,57 @@ async def test_a_directory_that_hangs_holds_up_nobody_else(site: Site[Ldap]) -> 
         assert not waiting.done()
         waiting.cancel()
     finally:
-        site.authenticator.server_port = right
+        site.authenticator.directory.port = right
         server.close()
 
 
 async def test_a_certificate_of_nobody_known_or_for_another_name_is_told_nothing(site: Site[Ldap]) -> None:
-    with settings(site, authority=Authority("Another").pem):
+    with another_authority(site):
         _, answer = await enter(site, "ada")
     assert answer.status == 502
     assert "is not one that this site trusts" in said(answer)
     assert "login.authority" in site.hub.lines.text
-    right, site.authenticator.server_address = site.authenticator.server_address, "127.0.0.2"
+    directory = site.authenticator.directory
+    right, directory.host = directory.host, "127.0.0.2"
     try:
         _, answer = await enter(site, "ada")
     finally:
-        site.authenticator.server_address = right
+        directory.host = right
     assert answer.status == 502
 
 
 async def test_starttls_comes_before_anything_is_said(site: Site[Ldap]) -> None:
-    authenticator = site.authenticator
-    before = authenticator.server_port, authenticator._encrypted_at_once
-    authenticator.server_port = int(site.provider.plain_url.rpartition(":")[2])
-    authenticator._encrypted_at_once = False
+    directory = site.authenticator.directory
+    before = directory.port, directory.encrypted_at_once
+    directory.port = int(site.provider.plain_url.rpartition(":")[2])
+    directory.encrypted_at_once = False
     try:
         browser, _ = await enter(site, "ada")
         assert await browser.who() == "ada"
-        with settings(site, authority=Authority("Another").pem):
+        with another_authority(site):
             _, answer = await enter(site, "ada")
         assert answer.status == 502
     finally:
-        authenticator.server_port, authenticator._encrypted_at_once = before
+        directory.port, directory.encrypted_at_once = before
 
 
 async def test_what_is_set_up_wrongly_is_told_to_the_administrator(site: Site[Ldap]) -> None:
     authenticator = site.authenticator
-    for trait, wrong, fix in (
-        ("lookup_dn_search_user", LOOKUP.replace("labdock", "nobody"), "labdock secret set ldap_password"),
-        ("user_search_base", "ou=persons,dc=lab,dc=example", "login.ldap.users"),
+    for place, trait, wrong, fix in (
+        (
+            authenticator.directory,
+            "lookup_dn",
+            LOOKUP.replace("labdock", "nobody"),
+            "labdock secret set ldap_password",
+        ),
+        (authenticator, "user_search_base", "ou=persons,dc=lab,dc=example", "login.ldap.users"),
     ):
-        right = getattr(authenticator, trait)
-        setattr(authenticator, trait, wrong)
+        right = getattr(place, trait)
+        setattr(place, trait, wrong)
         try:
             _, answer = await enter(site, "ada")
         finally:
-            setattr(authenticator, trait, right)
+            setattr(place, trait, right)
         assert answer.status == 500
         assert "nothing is wrong with your account" in said(answer)
         assert fix in site.hub.lines.text

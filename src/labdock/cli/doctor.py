@@ -14,6 +14,7 @@ from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.doctor_gpus import examine_gpus
 from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance, hub_api
+from labdock.cli.sign_in_check import look_at_sign_in
 from labdock.cli.up import DISK_NEEDED_BYTES, parts_of
 from labdock.core.compose import LABEL_PART
 from labdock.core.errors import LabdockError
@@ -36,6 +37,7 @@ def examine(chosen: Chosen, environment: Mapping[str, str]) -> list[Finding]:
         ]
     where = str(instance.config_path) if instance.config_path else "no file: defaults"
     findings.append(Finding("configuration", True, where))
+    findings += look_at_sign_in(instance)
     findings.append(_socket(engine_socket(environment)))
     if not findings[-1].ok:
         return findings

@@ -47,6 +47,7 @@ from labdock.cli.operate import (
 )
 from labdock.cli.people_commands import users
 from labdock.cli.secret_commands import secret, write_secret
+from labdock.cli.sign_in_check import sign_in_problem
 from labdock.core.compose import PARTS, SIMULATION
 from labdock.core.config import dump, find_problems
 from labdock.core.config_docs import json_schema, reference_markdown, sample_yaml
@@ -216,6 +217,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     await up_module.Applier(situation, instance, engine, console).apply()
     await up_module.wait_until_ready(instance, engine, console, situation.deployment.simulated_gpus)
     no_certificate = await wait_for_certificate(instance, engine, console)
+    no_sign_in = await asyncio.to_thread(sign_in_problem, instance)
     url = instance.config.site.url
     login = instance.config.login
     first_admin = login.admins[0]
@@ -246,6 +248,7 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
         "held_back_images": held_back,
         "failed_images": {name: str(error) for name, error in keeper.failures.items()},
         "certificate_problem": str(no_certificate) if no_certificate else None,
+        "sign_in_problem": str(no_sign_in) if no_sign_in else None,
     }
 
     def lines() -> None:
@@ -275,7 +278,8 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
             )
 
     console.facts(report, lines)
-    failures = [*keeper.failures.values(), *((no_certificate,) if no_certificate else ())]
+    problems = [error for error in (no_certificate, no_sign_in) if error is not None]
+    failures = [*keeper.failures.values(), *problems]
     for error in failures:
         tell(error)
     if failures:

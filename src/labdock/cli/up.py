@@ -430,7 +430,7 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
         simulation_image=images.simulation.tag,
         cdi=CDI_FOLDER in facts.cdi_folders,
         pip=read_pip_settings(),
-        login_authority=_read_authority(instance),
+        login_authority=read_login_authority(instance),
         secrets=set_since(instance),
         acme_authority=files.acme_authority,
         own_pair=files.own_pair,
@@ -438,7 +438,7 @@ def _deployment(instance: Instance, record: Record, facts: EngineFacts, images: 
     )
 
 
-def _read_authority(instance: Instance) -> str:
+def read_login_authority(instance: Instance) -> str:
     """The text of the file that ``login.authority`` names, "" without one.
 
     Raises:

@@ -9,43 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-import ldap3
 from jupyterhub.handlers.login import LoginHandler
-from ldap3.core.exceptions import LDAPException, LDAPSocketOpenError, LDAPStartTLSError
+from ldap3.core.exceptions import LDAPException
 from ldap3.utils.conv import escape_filter_chars
 from ldap3.utils.dn import escape_rdn, parse_dn
 from ldapauthenticator import LDAPAuthenticator
 from tornado import web
 from tornado.log import app_log
 
+from labdock.adapters.directory import Directory, Entry
 from labdock.core.accounts import Limiter, TooManyTriesError
 from labdock.core.admission import Presented
 from labdock.core.sign_in_trouble import (
     SignInError,
-    down,
     no_identity,
     not_active,
-    not_trusted,
     strange,
     token_dead,
-    wrong_base,
-    wrong_lookup,
 )
 from labdock.hub import known_browser
 from labdock.hub.provider_base import Facts, Vouched
 from labdock.hub.sign_in import WRONG, address_of
 
-CONNECT_WITHIN_S = 5
-ANSWER_WITHIN_S = 10
 LONGEST_LOGIN = 254
 LONGEST_PASSWORD = 1024
 
@@ -63,46 +53,15 @@ ACTIVE_DIRECTORY_SAYS: Mapping[str, str] = {
 """What the number means with which an Active Directory refuses a password."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of the directory: its name, and its attributes' values as they came, by lower-case name."""
-
-    dn: str
-    values: Mapping[str, tuple[bytes, ...]]
-
-    def texts(self, attribute: str) -> tuple[str, ...]:
-        return tuple(value.decode("utf-8", "replace") for value in self.values.get(attribute.lower(), ()))
-
-    def text(self, attribute: str) -> str:
-        return next(iter(self.texts(attribute)), "")
-
-
-class CheckedTls(ldap3.Tls):  # type: ignore[misc]  # no type information upstream
-    """TLS that Python itself checks, name or address included; ldap3's own way differs between versions."""
-
-    def __init__(self, authority: str) -> None:
-        super().__init__(validate=ssl.CERT_REQUIRED)
-        self.context = ssl.create_default_context()
-        if authority:
-            self.context.load_verify_locations(cadata=authority)
-
-    def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
-        connection.socket = self.context.wrap_socket(
-            connection.socket, server_hostname=connection.server.host, do_handshake_on_connect=do_handshake
-        )
-
-
 class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type information upstream
     """JupyterHub's form, with names and passwords of a directory."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        login, parts = self.wiring.login, urlsplit(self.wiring.login.server)
-        self.server_address = parts.hostname or ""
-        self.server_port = parts.port or (636 if parts.scheme == "ldaps" else 389)
+        login = self.wiring.login
+        self.directory = Directory(login, self.provider, self.wiring.secret)
+        self.server_address, self.server_port = self.directory.host, self.directory.port
         self.user_search_base, self.user_attribute = login.user_base, login.login_attribute
-        self.lookup_dn_search_user = login.lookup_dn
-        self._encrypted_at_once = parts.scheme == "ldaps"
         self._limiter = Limiter()
 
     def get_handlers(self, app: Any) -> list[tuple[Any, ...]]:
@@ -164,7 +123,7 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
         """
         entry = None
         if len(typed) <= LONGEST_LOGIN and len(password) <= LONGEST_PASSWORD and "\0" not in typed + password:
-            with self._looking() as connection:
+            with self.directory.looking() as connection:
                 entry = self._person(connection, f"({self.user_attribute}={escape_filter_chars(typed)})")
         # For an unknown name too a password is tried, so that it takes as long.
         dn = entry.dn if entry else f"{self.user_attribute}={escape_rdn(typed[:64])},{self.user_search_base}"
@@ -180,7 +139,7 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
     def _is_password(self, dn: str, password: str) -> bool:
         if not password:
             return False
-        with self._connected(dn, password) as (_, result):
+        with self.directory.connected(dn, password) as (_, result):
             if result["result"] == 0:
                 return True
             code = re.search(r"\bdata ([0-9a-f]{3})\b", str(result.get("message", "")))
@@ -190,7 +149,7 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
 
     def _facts_by_id(self, raw: bytes) -> Facts:
         escaped = "".join(f"\\{byte:02x}" for byte in raw)
-        with self._looking() as connection:
+        with self.directory.looking() as connection:
             entry = self._person(connection, f"({self.wiring.login.id_attribute}={escaped})")
         if entry is None:
             raise SignInError(token_dead(self.provider))
@@ -231,8 +190,8 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
             dn = escape_filter_chars(entry.dn)
             login = escape_filter_chars(entry.text(self.user_attribute))
             member = f"(|(member={dn})(uniqueMember={dn})(memberUid={login}))"
-            with self._looking() as connection:
-                found = self._search(connection, base, member, ("cn",), setting="login.ldap.groups")
+            with self.directory.looking() as connection:
+                found = self.directory.search(connection, base, member, ("cn",), setting="login.ldap.groups")
             names |= {_normal(group.dn) for group in found}
         below = f",{_normal(base)}"
         short = {_cn(name) for name in names if base and name.endswith(below)} - {""}
@@ -245,7 +204,9 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
     def _person(self, connection: Any, condition: str) -> Entry | None:
         login = self.wiring.login
         wanted = (self.user_attribute, login.id_attribute, "memberOf", *FULL_NAME, *SIGNS)
-        found = self._search(connection, self.user_search_base, condition, wanted, setting="login.ldap.users")
+        found = self.directory.search(
+            connection, self.user_search_base, condition, wanted, setting="login.ldap.users"
+        )
         if len(found) > 1:
             raise SignInError(
                 strange(
@@ -254,99 +215,6 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
                 )
             )
         return found[0] if found else None
-
-    def _search(
-        self, connection: Any, base: str, condition: str, attributes: Sequence[str], *, setting: str
-    ) -> list[Entry]:
-        try:
-            connection.search(base, condition, ldap3.SUBTREE, attributes=list(attributes))
-        except LDAPException as error:
-            raise SignInError(
-                down(self.provider, f"{self.server_address} broke off: {type(error).__name__}")
-            ) from error
-        if connection.result["description"] in (
-            "noSuchObject",
-            "insufficientAccessRights",
-            "invalidDNSyntax",
-        ):
-            raise SignInError(wrong_base(self.provider, base, setting))
-        if connection.result["result"] != 0:
-            raise SignInError(
-                strange(
-                    self.provider,
-                    f"{self.server_address} answered a search with {connection.result['description']}",
-                )
-            )
-        return [
-            Entry(
-                found["dn"],
-                {name.lower(): tuple(values) for name, values in found["raw_attributes"].items()},
-            )
-            for found in connection.response or ()
-            if found["type"] == "searchResEntry"
-        ]
-
-    @contextmanager
-    def _looking(self) -> Iterator[Any]:
-        """A connection that may look people up.
-
-        Raises:
-            SignInError: The directory does not answer, or refuses whoever looks people up.
-        """
-        user = self.lookup_dn_search_user
-        with self._connected(user, self.wiring.secret if user else "") as (connection, result):
-            if result["result"] != 0 or (user and not self.wiring.secret):
-                raise SignInError(wrong_lookup(self.provider, user))
-            yield connection
-
-    @contextmanager
-    def _connected(self, dn: str, password: str) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-        """A connection, and the answer to its sign-in as *dn*; without a name where that is empty."""
-        server = ldap3.Server(
-            self.server_address,
-            port=self.server_port,
-            use_ssl=self._encrypted_at_once,
-            tls=CheckedTls(self.wiring.login.authority),
-            connect_timeout=CONNECT_WITHIN_S,
-            get_info=ldap3.NONE,
-        )
-        connection = ldap3.Connection(
-            server,
-            user=dn or None,
-            password=password or None,
-            authentication=ldap3.SIMPLE if dn and password else ldap3.ANONYMOUS,
-            receive_timeout=ANSWER_WITHIN_S,
-            # A directory that points elsewhere would send passwords there.
-            auto_referrals=False,
-            read_only=True,
-        )
-        try:
-            connection.open()
-            if not self._encrypted_at_once and not connection.start_tls():
-                cause = f"{self.server_address} offers no STARTTLS, so nothing was said to it"
-                raise SignInError(not_trusted(self.provider, cause))
-            connection.bind()
-            result = connection.result
-        except (LDAPSocketOpenError, LDAPStartTLSError) as error:
-            raise SignInError(self._not_open(str(error))) from error
-        except (LDAPException, OSError) as error:
-            cause = f"{self.server_address} did not answer: {type(error).__name__}"
-            raise SignInError(down(self.provider, cause)) from error
-        try:
-            yield connection, result
-        finally:
-            connection.unbind()
-
-    def _not_open(self, said: str) -> Any:
-        lowered = said.lower()
-        if "certificate" in lowered or "hostname" in lowered:
-            cause = re.search(r"certificate verify failed: ([A-Za-z0-9 ,.'-]+)", said)
-            return not_trusted(
-                self.provider, f"{self.server_address}: {cause[1] if cause else 'its certificate'}"
-            )
-        if "ssl" in lowered or "tls" in lowered:
-            return not_trusted(self.provider, f"{self.server_address}: no encrypted connection came about")
-        return down(self.provider, f"{self.server_address}:{self.server_port} cannot be reached")
 
 
 def _for_form(status: int, words: str, retry_s: int) -> web.HTTPError:

@@ -14,6 +14,7 @@ from oauthenticator.generic import GenericOAuthenticator
 from tornado.httputil import url_concat
 
 from labdock.core.admission import Presented
+from labdock.core.openid import BASIC, DISCOVERY_PATH, OpenIdProvider, read_discovery
 from labdock.core.sign_in_trouble import (
     CODE_SPENT,
     WRONG_SECRET,
@@ -42,7 +43,7 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
     userinfo endpoint may add to that, about the same subject.
     """
 
-    metadata: Mapping[str, Any] | None = None
+    metadata: OpenIdProvider | None = None
     keys: list[Any] | None = None
 
     async def be_ready(self) -> None:
@@ -50,12 +51,9 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
         await super().be_ready()
 
     async def probe(self) -> None:
-        ways = names_in((await self._discovered()).get("token_endpoint_auth_methods_supported"))
-        # What a provider can is not what it lets this application do; by its standard the first is the rule.
-        for way in ("client_secret_basic", "client_secret_post"):
-            if way not in (ways or {"client_secret_basic"}):
-                continue
-            self.basic_auth = way == "client_secret_basic"
+        # What a provider can is not what it lets this application do.
+        for way in (await self._discovered()).ways:
+            self.basic_auth = way == BASIC
             try:
                 await super().probe()
             except SignInError as error:
@@ -115,34 +113,21 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         return headers
 
-    async def _discovered(self) -> Mapping[str, Any]:
+    async def _discovered(self) -> OpenIdProvider:
         """The provider's own description of itself, read when it is first needed.
 
         Raises:
             SignInError: It cannot be had, or describes somebody else.
         """
-        if self.metadata is not None:
-            return self.metadata
-        issuer = self.wiring.login.server.rstrip("/")
-        url = f"{issuer}/.well-known/openid-configuration"
-        reply = await self.httpfetch(url, parse_json=False, raise_error=False, method="GET")
-        found = json_object(reply)
-        if reply.code != 200 or found is None:
-            raise SignInError(strange(self.provider, f"there is no OpenID provider at {url}"))
-        if text_of(found, "issuer").rstrip("/") != issuer:
-            raise SignInError(
-                strange(self.provider, f"{url} describes an issuer of another name than login.server")
+        if self.metadata is None:
+            server = self.wiring.login.server
+            reply = await self.httpfetch(
+                server.rstrip("/") + DISCOVERY_PATH, parse_json=False, raise_error=False, method="GET"
             )
-        needed = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-        for name in (*needed, "userinfo_endpoint"):
-            address = text_of(found, name)
-            if (address or name in needed) and not address.startswith("https://"):
-                raise SignInError(strange(self.provider, f"{url} has no https address as its {name}"))
-        self.authorize_url = found["authorization_endpoint"]
-        self.token_url = found["token_endpoint"]
-        self.userdata_url = text_of(found, "userinfo_endpoint")
-        self.metadata = found
-        return found
+            self.metadata = read_discovery(self.provider, server, reply.code, json_object(reply))
+            self.authorize_url, self.token_url = self.metadata.authorize, self.metadata.token
+            self.userdata_url = self.metadata.userinfo
+        return self.metadata
 
     async def facts(self, state: dict[str, Any], token: Mapping[str, Any] | None, handler: Any) -> Facts:
         claims: dict[str, Any] = {}
@@ -196,7 +181,7 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
                 # No shared secrets and no "none": only the provider can have signed it.
                 algorithms=["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"],
                 audience=self.client_id,
-                issuer=found["issuer"],
+                issuer=found.issuer,
                 leeway=LEEWAY_S,
                 options={"require": ["sub", "aud", "iss", "exp", "iat"]},
             )
@@ -216,7 +201,7 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
         for anew in (False, True):
             if self.keys is None or anew:
                 found = await self._discovered()
-                self.keys = jwt.PyJWKSet.from_dict(await self.httpfetch(found["jwks_uri"], method="GET")).keys
+                self.keys = jwt.PyJWKSet.from_dict(await self.httpfetch(found.keys, method="GET")).keys
             named = [key for key in self.keys if "kid" not in header or key.key_id == header["kid"]]
             fitting = [key for key in named if key.public_key_use in (None, "sig")]
             if fitting:
