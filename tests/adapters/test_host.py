@@ -322,3 +322,36 @@ def test_a_socket_that_one_may_not_use_is_told_with_the_way_out(
     with pytest.raises(HostError, match="You may not use") as refused:
         host.socket_answers(tmp_path / "a.sock")
     assert "usermod -aG docker" in refused.value.fix
+
+
+def test_a_folder_is_filled_for_its_owner_whole_or_not_at_all(tmp_path: Path) -> None:
+    source, home = tmp_path / "old", tmp_path / "home"
+    (source / "work").mkdir(parents=True)
+    (source / "work/a b.ipynb").write_text("{}")
+    (source / ".hidden").write_text("x")
+    (source / "link").symlink_to("/etc/passwd")
+    home.mkdir(mode=0o700)
+    uid = os.geteuid()
+    host.fill_folder(home, source, uid=uid, on_line=lambda line: None)
+    assert (home / "work/a b.ipynb").read_text() == "{}"
+    assert (home / "link").is_symlink()
+    assert home.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(HostError, match="is not empty"):
+        host.fill_folder(home, source, uid=uid, on_line=lambda line: None)
+    with pytest.raises(HostError, match="is no folder"):
+        host.fill_folder(home, tmp_path / "none", uid=uid, on_line=lambda line: None)
+
+
+def test_a_copy_that_fails_leaves_the_folder_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, home = tmp_path / "old", tmp_path / "home"
+    source.mkdir()
+    (source / "file").write_text("x")
+    home.mkdir()
+    (tmp_path / "bin").mkdir()
+    chown = tmp_path / "bin/chown"
+    chown.write_text("#!/bin/sh\necho no >&2\nexit 1\n")
+    chown.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(HostError, match="chown failed"):
+        host.fill_folder(home, source, uid=1, on_line=lambda line: None)
+    assert list(home.iterdir()) == []

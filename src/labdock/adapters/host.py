@@ -184,6 +184,41 @@ def run(
         )
 
 
+def fill_folder(target: Path, source: Path, *, uid: int, on_line: Callable[[str], None]) -> None:
+    """Copy what is in the folder *source* into the empty folder *target*, for the user and group *uid*.
+
+    Raises:
+        HostError: *source* is no folder, *target* is not empty, or the copy failed; then it is empty again.
+    """
+    if not source.is_dir():
+        raise HostError(f"{source} is no folder.")
+    try:
+        if any(target.iterdir()):
+            # Root would follow a link that its owner has put there.
+            raise HostError(f"{target} is not empty.", fix="Copy into it from inside a session.")
+        owner = target.stat()
+    except PermissionError as error:
+        raise HostError(f"{target} may not be read.", fix="Run as root.") from error
+    try:
+        # Never through a link that appeared meanwhile.
+        copy = ("cp", "--archive", "--remove-destination", "--", f"{source}/.", str(target))
+        run(copy, on_line=on_line, failure="cp failed.")
+        run(
+            ("chown", "--recursive", "--no-dereference", f"{uid}:{uid}", "--", str(target)),
+            on_line=on_line,
+            failure="chown failed.",
+        )
+    except BaseException:
+        for path in target.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        raise
+    finally:
+        target.chmod(owner.st_mode & 0o7777)
+
+
 def install_packages(names: tuple[str, ...], *, on_line: Callable[[str], None]) -> None:
     """Install Debian packages with apt-get; root only.
 

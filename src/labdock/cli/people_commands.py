@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import click
 
 from labdock.adapters import host
+from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.hub_api import HubApi
 from labdock.cli.console import Console
 from labdock.cli.context import Context, as_json_option, dry_run_option, pass_context, yes_option
 from labdock.cli.instance import hub_api
 from labdock.cli.operate import home_question
-from labdock.core.errors import BadRequestError, LabdockError
+from labdock.core.errors import AccountError, BadRequestError, LabdockError
 from labdock.core.login import LOCAL
 from labdock.core.people_list import Entry, parse_people
 
@@ -209,6 +211,39 @@ def users_remove(
         lambda: console.say(
             f"{name} is removed. {kept if done['home'] or home == 'delete' else 'There was no home.'}"
         ),
+    )
+
+
+@users.command("home")
+@click.argument("name")
+@click.option(
+    "--fill-from",
+    type=click.Path(path_type=Path),
+    help="Copy what is in this folder into the home, which must be empty.",
+)
+@as_json_option
+@pass_context
+def users_home(context: Context, name: str, fill_from: Path | None, as_json: bool) -> None:
+    """Print where NAME's home is, and the number its files belong to; make it if they were never here."""
+    console = context.console(as_json=as_json)
+    instance = context.instance()
+    found = [person for person in hub_api(instance).users() if person["name"] == name]
+    if not found:
+        raise AccountError(f"There is nobody called {name!r}.", fix="`labdock users list` shows everybody.")
+    if found[0]["state"] in {"waiting", "refused"}:
+        raise AccountError(
+            f"{name} is {found[0]['state']}.", fix=f"`labdock users approve {name}` lets them in."
+        )
+    person = asyncio.run(AgentClient(instance.agent_socket).person(found[0]["identity"], name))
+    home = Path(instance.places.homes) / person.home
+    if fill_from is not None:
+        if account["session"] != "none":
+            raise AccountError(f"{name} has a session running.", fix="Stop it first, on the People page.")
+        with console.step(f"Copy {fill_from} to {home}") as show:
+            host.fill_folder(home, fill_from, uid=person.uid, on_line=show)
+    console.facts(
+        {"name": name, "home": str(home), "uid": person.uid},
+        lambda: console.say(f"{home}  (uid and gid {person.uid})"),
     )
 
 

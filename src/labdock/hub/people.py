@@ -284,6 +284,7 @@ class PeopleMixin:
             session = "running"
         return {
             "name": account.name,
+            "identity": account.identity,
             "login": account.login,
             "email": account.email,
             "full_name": account.full_name,
