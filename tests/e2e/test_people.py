@@ -55,6 +55,32 @@ async def test_a_new_person_with_an_old_name_gets_a_home_of_their_own(stack: Sta
             await second.read_file("secret.txt")
 
 
+async def test_an_empty_home_is_filled_from_a_folder_before_its_owner_comes(
+    stack: Stack, guests: Guests
+) -> None:
+    old = stack.folder / "volume"
+    (old / "work").mkdir(parents=True, exist_ok=True)
+    (old / "work/notes.txt").write_text("as before")
+    async with guests("ada") as ada:
+        done = stack.labdock("users", "home", "ada", "--fill-from", str(old))
+        assert done.returncode == 0, done.stderr
+        again = stack.labdock("users", "home", "ada", "--fill-from", str(old))
+        assert again.returncode == 1
+        assert "is not empty" in again.stderr
+        await ada.start(None)
+        await ada.take_token()
+        assert await ada.read_file("work/notes.txt") == "as before"
+        kernel = await ada.kernel()
+        owner = await ada.run_cell(
+            kernel, "import os; print(os.stat('work/notes.txt').st_uid == os.getuid())"
+        )
+        assert owner == "True\n"
+        await ada.write_file("work/notes.txt", "and now")
+        running = stack.labdock("users", "home", "ada", "--fill-from", str(old))
+        assert "has a session running" in running.stderr
+    assert stack.labdock("users", "home", "nobody.here").returncode == 1
+
+
 def test_removing_asks_what_becomes_of_the_home(stack: Stack) -> None:
     stack.remove("ada")
     stack.invite("ada")

@@ -230,11 +230,11 @@ def users_home(context: Context, name: str, fill_from: Path | None, as_json: boo
     found = [person for person in hub_api(instance).users() if person["name"] == name]
     if not found:
         raise AccountError(f"There is nobody called {name!r}.", fix="`labdock users list` shows everybody.")
-    if found[0]["state"] in {"waiting", "refused"}:
-        raise AccountError(
-            f"{name} is {found[0]['state']}.", fix=f"`labdock users approve {name}` lets them in."
-        )
-    person = asyncio.run(AgentClient(instance.agent_socket).person(found[0]["identity"], name))
+    account = found[0]
+    if account["state"] in {"waiting", "refused"}:
+        fix = f"`labdock users approve {name}` lets them in."
+        raise AccountError(f"{name} is {account['state']}.", fix=fix)
+    person = asyncio.run(AgentClient(instance.agent_socket).person(account["identity"], name))
     home = Path(instance.places.homes) / person.home
     if fill_from is not None:
         if account["session"] != "none":
