@@ -25,18 +25,10 @@ import pytest
 from labdock.adapters.visitor import Visitor
 from tests.authorities import Lab, Made, lab
 from tests.pebble import EAB_KEY, EAB_KEY_ID, Pebble, running_pebble
-from tests.stack import PASSWORD, Stack, free_port, make_stack, take_down
+from tests.stack import PASSWORD, Stack, bridge_address, free_port, make_stack, take_down
 
 LIFE_S = 40
 """How long Pebble's certificates live; the edge renews them when a third is left."""
-
-
-def bridge_address() -> str:
-    """Where containers reach this machine."""
-    shown = subprocess.run(
-        ["docker", "network", "inspect", "bridge"], capture_output=True, check=True, text=True
-    )
-    return str(json.loads(shown.stdout)[0]["IPAM"]["Config"][0]["Gateway"])
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def pebble_for(secure: Secure, name: str, **changes: Any) -> Iterator[Pebble]:
     folder = secure.folder / name
     folder.mkdir()
     ports = {"http_port": secure.plain_port, "tls_port": secure.port}
-    with running_pebble(folder, bridge_address(), **{**ports, **changes}) as pebble:
+    with running_pebble(folder, bridge_address(secure.stack.engine_socket), **{**ports, **changes}) as pebble:
         yield pebble
 
 
