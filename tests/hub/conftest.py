@@ -382,7 +382,7 @@ async def running_hub(
     c.JupyterHub.db_url = db_url
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
     c.JupyterHub.log_level = "DEBUG"
-    c.JupyterHub.public_url = PUBLIC_URL + "/"
+    c.JupyterHub.public_url = settings.public_url + "/"
     c.JupyterHub.bind_url = f"http://127.0.0.1:{port + 1}"
     # Where the tests ask from: their browsers' made-up addresses count.
     c.JupyterHub.trusted_downstream_ips = ["127.0.0.1"]

@@ -15,6 +15,7 @@ from tornado import web
 
 from labdock.core.errors import BadRequestError
 from labdock.hub.spawner import LabdockSpawner
+from labdock.hub.web_edge import BODY_MAX_BYTES, ScriptNonces, cookie_options, guarded
 
 
 @asynccontextmanager
@@ -107,16 +108,39 @@ class StartAPI(UserServerAPIHandler):  # type: ignore[misc]  # JupyterHub has no
 
 
 class LabdockHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type information
-    """JupyterHub with our two handlers in the places of its own."""
+    """JupyterHub with our two handlers in the places of its own, and all of them guarded."""
 
     name = "jupyterhub"
 
     handlers: list[tuple[Any, ...]]
+    public_url: str
+    tornado_settings: dict[str, Any]
+    jinja_environment_options: dict[str, Any]
+    http_server: Any
 
     def init_handlers(self) -> None:
         super().init_handlers()
         ours = {SpawnHandler: StartPage, UserServerAPIHandler: StartAPI}
-        self.handlers = [(path, ours.get(handler, handler), *more) for path, handler, *more in self.handlers]
+        self.handlers = [
+            (path, guarded(ours.get(handler, handler)), *more) for path, handler, *more in self.handlers
+        ]
+
+    def init_tornado_settings(self) -> None:
+        options = cookie_options(self.public_url)
+        self.tornado_settings = {
+            "cookie_options": options,
+            "xsrf_cookie_kwargs": dict(options),
+            **self.tornado_settings,
+        }
+        given = self.jinja_environment_options
+        extensions = [*given.get("extensions", ()), ScriptNonces]
+        self.jinja_environment_options = {**given, "extensions": extensions}
+        super().init_tornado_settings()
+
+    async def start(self) -> None:
+        await super().start()
+        # JupyterHub makes its server in there, with tornado's limit of 100 MB.
+        self.http_server.conn_params.max_body_size = BODY_MAX_BYTES
 
 
 if __name__ == "__main__":

@@ -28,4 +28,4 @@ def remember(handler: Any, identity: str) -> None:
     kept = {identity: mark, **known}
     value = " ".join(f"{identity}/{mark}" for identity, mark in list(kept.items())[:MOST_ACCOUNTS])
     # By JupyterHub's own way, which knows whether cookies of this site are for HTTPS alone.
-    handler._set_cookie(COOKIE, value, path=handler.hub.base_url, expires_days=COOKIE_DAYS, samesite="Lax")
+    handler._set_cookie(COOKIE, value, path=handler.hub.base_url, expires_days=COOKIE_DAYS)

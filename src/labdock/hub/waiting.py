@@ -20,15 +20,8 @@ COOKIE_DAYS = 30
 
 def send_to_waiting(handler: Any, identity: str) -> None:
     """Remember in the browser of *handler* that it asked for *identity*, and show what becomes of that."""
-    handler.set_secure_cookie(
-        COOKIE,
-        identity,
-        expires_days=COOKIE_DAYS,
-        path=handler.hub.base_url,
-        httponly=True,
-        samesite="Lax",
-        secure=handler.request.protocol == "https",
-    )
+    # By JupyterHub's own way, which knows whether cookies of this site are for HTTPS alone.
+    handler._set_cookie(COOKIE, identity, expires_days=COOKIE_DAYS, path=handler.hub.base_url)
     handler.redirect(f"{handler.hub.base_url}waiting", status=303)
 
 
