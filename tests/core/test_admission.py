@@ -1,4 +1,4 @@
-"""Who may in: the rules, and names that change hands."""
+"""Who may come in: the rules, and names that change hands."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ class Browser:
 
 @dataclass
 class Rules:
-    """Who may in by the configuration, which a test may change."""
+    """Who may come in by the configuration, which a test may change."""
 
     now: AccessRules
 

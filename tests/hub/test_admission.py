@@ -1,4 +1,4 @@
-"""Who may in, on a real hub: approval, refusal, and rights that change while people are in."""
+"""Who may come in, on a real hub: approval, refusal, and rights that change while people are in."""
 
 from __future__ import annotations
 

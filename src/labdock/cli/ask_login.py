@@ -45,7 +45,7 @@ def ask_login(asked: Asked, answer: Answer, console: Console) -> dict[str, Any]:
     question = f"Administrators, as they sign in with {PROVIDER_NAMES[method]} (comma between)"
     values["admins"] = _names(asked.admins, answer, question, "")
     if method == "github":
-        question = "GitHub organizations whose members may in (comma between; none: leave empty)"
+        question = "GitHub organizations whose members may come in (comma between; none: leave empty)"
         organizations = answer(None, question, "")
         if organizations:
             values["organizations"] = organizations.replace(",", " ").split()

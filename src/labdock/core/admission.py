@@ -1,4 +1,4 @@
-"""Who may in: what a sign-in provider says of somebody, the lab's rules, and what follows from both.
+"""Who may come in: what a sign-in provider says of somebody, the lab's rules, and what follows from both.
 
 An identity never changes hands; what somebody is called at a provider (their login, their e-mail address)
 may. An *alias* is such a name, and belongs to the identity that showed it first: whoever is given the same
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class NotAdmittedError(AccountError):
-    """Somebody has signed in and may not in; *reason* says why, *identity* who it is."""
+    """Somebody has signed in and may not come in; *reason* says why, *identity* who it is."""
 
     label = "not-admitted"
 
@@ -70,7 +70,7 @@ class Presented:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether somebody may in, and as an administrator; *reason* is why not, None for who may."""
+    """Whether somebody may come in, and as an administrator; *reason* is why not, None for who may."""
 
     admin: bool = False
     reason: Reason | None = None
@@ -83,7 +83,7 @@ class Verdict:
 def judge(rules: AccessRules, account: Account) -> Verdict:
     """What *rules* say of *account* now.
 
-    A refusal outweighs every list. Administrators may in by that alone.
+    A refusal outweighs every list. Administrators may come in by that alone.
     """
     if account.standing is Standing.REFUSED:
         return Verdict(reason=Reason.REFUSED)

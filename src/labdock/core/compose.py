@@ -62,7 +62,7 @@ _SUBNETS = tuple(f"10.{second}.{third}.0/20" for second in range(213, 224) for t
 """Where a sessions' network may lie: 4094 addresses each, in a corner that few sites use."""
 
 ACCESS = "access.json"
-"""The hub's file of who may in, beside its settings."""
+"""The hub's file of who may come in, beside its settings."""
 
 HOST_FILES = "/host"
 """Below this folder the agent finds those of the host that a driver's files lie in, and its devices."""

@@ -495,7 +495,7 @@ class Config:
         default=Login(),
         metadata=describe(
             LOGIN_SECTION,
-            help="How people sign in, who administers, and who may in.",
+            help="How people sign in, who administers, and who may come in.",
             example={"admins": ["mia"]},
         ),
     )

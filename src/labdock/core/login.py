@@ -160,7 +160,7 @@ _NAME_PART = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})"
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How people sign in, who administers, and who may in; names are in lower case."""
+    """How people sign in, who administers, and who may come in; names are in lower case."""
 
     method: str = field(
         default=LOCAL,
@@ -213,7 +213,7 @@ class Login:
         default=("admin",),
         metadata=describe(
             ListOf(_ACCOUNT, named="name", at_least=1),
-            help="Names of the people who administer the site, as they sign in. They may always in. "
+            help="Names of the people who administer the site, as they sign in. They may always come in. "
             "With local, the first sign-in link is for the first of them.",
             example=["mia", "sam"],
         ),
@@ -222,7 +222,7 @@ class Login:
         default=(),
         metadata=describe(
             ListOf(_ACCOUNT, named="name"),
-            help="Names of further people who may in, or their e-mail addresses where the provider has "
+            help="Names of further people who may come in, or their e-mail addresses where the provider has "
             "verified them. Others are added by labdock users add.",
             example=["kim", "lee"],
         ),
@@ -233,7 +233,7 @@ class Login:
             ListOf(
                 text_value("the name of an organization", _NAME_PART, convert=str.lower), named="organization"
             ),
-            help="GitHub organizations whose members may in.",
+            help="GitHub organizations whose members may come in.",
             example=["vision-lab"],
         ),
     )
@@ -249,7 +249,7 @@ class Login:
                 ),
                 named="team",
             ),
-            help="GitHub teams whose members may in.",
+            help="GitHub teams whose members may come in.",
             example=["vision-lab:gpu"],
         ),
     )
@@ -257,7 +257,7 @@ class Login:
         default=(),
         metadata=describe(
             ListOf(line_of_text(300), named="group"),
-            help="Groups whose members may in: by full path at GitLab, by the groups claim with oidc, "
+            help="Groups whose members may come in: by full path at GitLab, by the groups claim with oidc, "
             "by cn or whole name in a directory.",
             example=["vision/gpu"],
         ),
@@ -273,7 +273,7 @@ class Login:
                 ),
                 named="domain",
             ),
-            help="Google Workspace domains whose people may in.",
+            help="Google Workspace domains whose people may come in.",
             example=["example.edu"],
         ),
     )
@@ -411,7 +411,7 @@ LOGIN_SECTION = Record(settings_of(Login), Login, finish_login)
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may in, by the configuration; may change while the hub runs. Names are in lower case."""
+    """Who may come in, by the configuration; may change while the hub runs. Names are in lower case."""
 
     admins: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
@@ -433,12 +433,12 @@ class AccessRules:
 
     @property
     def memberships(self) -> frozenset[str]:
-        """Every organization, team, group and domain whose people may in."""
+        """Every organization, team, group and domain whose people may come in."""
         return frozenset((*self.organizations, *self.teams, *self.groups, *self.domains))
 
 
 def access_rules(login: Login) -> AccessRules:
-    """Who may in, as *login* says."""
+    """Who may come in, as *login* says."""
     return AccessRules(
         login.admins,
         login.people,

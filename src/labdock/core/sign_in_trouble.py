@@ -274,7 +274,7 @@ def hidden_membership(provider: str, organization: str, cause: str, fix: str) ->
     return Trouble(
         HIDDEN,
         f"Nobody can see whether you belong to {organization}",
-        f"Members of {organization} may in here, but {provider} does not tell this site who they are.",
+        f"Members of {organization} may come in here, but {provider} does not tell this site who they are.",
         f"Ask an owner of {organization} to allow this site there, then sign in again.",
         cause,
         fix,

@@ -1,4 +1,4 @@
-"""Everybody's accounts in the hub's database: who may in or asks to, and the links of local accounts."""
+"""Everybody's accounts in the hub's database: who may come in or asks to, and the links of local accounts."""
 
 from __future__ import annotations
 

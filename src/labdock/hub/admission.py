@@ -1,4 +1,4 @@
-"""Who may in at this moment: accounts, the rules of the configuration, and what follows."""
+"""Who may come in at this moment: accounts, the rules of the configuration, and what follows."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ class Admission:
         try:
             self._rules = self._read_rules()
         except HostError as error:
-            app_log.error("Who may in is as it was: %s", error)
+            app_log.error("Who may come in is as it was: %s", error)
         return self._rules
 
     def judge(self, account: Account) -> Verdict:
-        """Whether *account* may in now, and as what."""
+        """Whether *account* may come in now, and as what."""
         return judge(self.rules, account)
 
     def is_admin(self, account: Account) -> bool:
         return self.judge(account).admin
 
     async def find(self, name: str) -> Account | None:
-        """The account called *name*; None if it is unknown, may not in, or is being removed."""
+        """The account called *name*; None if it is unknown, may not come in, or is being removed."""
         if name in self.leaving:
             return None
         account = await asyncio.to_thread(self.store.find, name)
@@ -71,7 +71,7 @@ class Admission:
         """The account of whoever a provider has just signed in; a new one for who is on a list.
 
         Raises:
-            NotAdmittedError: They may not in; who waits for approval is on the administrators' list now.
+            NotAdmittedError: They may not come in; who waits for approval is on the administrators' list now.
             AccountError: Too many wait already, or they are being removed.
         """
         account, taken = await asyncio.to_thread(self.store.recognise, presented)
@@ -85,7 +85,7 @@ class Admission:
             await asyncio.to_thread(self.store.set_standing, account.name, Standing.WAITING)
         if verdict.reason is not None or account is None or account.name in self.leaving:
             reason = verdict.reason or Reason.UNLISTED
-            app_log.warning("%s signed in and may not in: %s", presented.login, reason)
+            app_log.warning("%s signed in and may not come in: %s", presented.login, reason)
             raise NotAdmittedError(reason, presented.identity, presented.login)
         await asyncio.to_thread(self.store.activate, account.name, now=self.now())
         return account

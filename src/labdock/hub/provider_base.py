@@ -1,4 +1,4 @@
-"""What all ways of signing in with an account of elsewhere share: who may in, and who still may."""
+"""What all ways of signing in with an account of elsewhere share: who may come in, and who still may."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Facts:
 
 
 class Vouched(LabdockAuthenticator):
-    """An authenticator that asks a provider who somebody is, and the admission whether they may in.
+    """An authenticator that asks a provider who somebody is, and the admission whether they may come in.
 
     Subclasses give ``wiring``, ``provider`` (what people call it) and ``facts_again``. ``_asked`` holds when
     the provider was last asked about somebody, by their name here, in Unix seconds.
@@ -92,7 +92,7 @@ class Vouched(LabdockAuthenticator):
         return True
 
     async def admit(self, handler: Any, facts: Facts, state: dict[str, Any]) -> dict[str, Any]:
-        """JupyterHub's form of whom *facts* are about, if they may in; *state* is kept of the sign-in.
+        """JupyterHub's form of whom *facts* are about, if they may come in; *state* is kept of the sign-in.
 
         Raises:
             SignInError: They may not, or nobody can say.

@@ -71,8 +71,8 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
         """JupyterHub's form of the person that *data* (``username``, ``password``) belongs to.
 
         Raises:
-            HTTPError: For the form: 400 without the two, 403 for a wrong one or who may not in, 429 for one
-                too many, and others where the directory cannot be asked.
+            HTTPError: For the form: 400 without the two, 403 for a wrong one or who may not come in, 429 for
+                one too many, and others where the directory cannot be asked.
             Finish: They wait for approval, and have been told so.
         """
         typed, password = data.get("username", ""), data.get("password", "")

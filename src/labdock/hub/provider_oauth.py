@@ -2,7 +2,7 @@
 
 OAuthenticator knows their addresses and speaks OAuth with them. What is added: whom they speak of is told by
 the immutable id, memberships are told apart from answers that are kept back, every failure has a page of its
-own, and the admission decides who may in.
+own, and the admission decides who may come in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A change of who may in takes effect at once, also for those who are in."""
+"""A change of who may come in takes effect at once, also for those who are in."""
 
 from __future__ import annotations
 

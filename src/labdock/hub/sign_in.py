@@ -68,7 +68,7 @@ class SignIn:
 
         Raises:
             TooManyTriesError: Nothing was checked; it says how long to wait.
-            NotAdmittedError: The password is right, and its owner may not in.
+            NotAdmittedError: The password is right, and its owner may not come in.
         """
         known_form = name if NAME_PATTERN.fullmatch(name) else ""
         store = self.admission.store
@@ -89,7 +89,7 @@ class SignIn:
         self._limiter = self._limiter.succeeded(address, known_form, browser=browser)
         reason = self.admission.judge(account).reason
         if reason is not None:
-            app_log.warning("%s signed in and may not in: %s", account.name, reason)
+            app_log.warning("%s signed in and may not come in: %s", account.name, reason)
             raise NotAdmittedError(reason, account.identity, account.login or account.name)
         return account
 
@@ -141,13 +141,13 @@ def address_of(handler: Any) -> str:
 
 
 class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub has no type information
-    """What every way to sign in shares: the accounts say who may in, now and later."""
+    """What every way to sign in shares: the accounts say who may come in, now and later."""
 
     admission: Admission = AnyTrait(help="The accounts and the rules.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
 
     @default("any_allow_config")
     def _default_any_allow_config(self) -> bool:
-        # "Who may in" is the table of accounts and the rules, which JupyterHub cannot see when it warns.
+        # "Who may come in" is the table of accounts and the rules, which JupyterHub cannot see when it warns.
         return True
 
     def rights(self, account: Account) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub h
     async def refresh_user(
         self, user: Any, handler: web.RequestHandler | None = None
     ) -> bool | dict[str, Any]:
-        """False once the account is gone or may not in; else its present rights, which may have changed."""
+        """False once the account is gone or may not come in; else its rights as they are now."""
         account = await self.admission.find(user.name)
         return False if account is None else self.rights(account)
 
@@ -183,7 +183,7 @@ class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub h
         raise web.HTTPError(409, "Remove people on the People page, which asks what becomes of the home.")
 
     async def pre_spawn_start(self, user: Any, spawner: Any) -> None:
-        """Refuse a start for somebody without an account, who may not in, or who is being removed.
+        """Refuse a start for somebody without an account, who may not come in, or who is being removed.
 
         Raises:
             SpawnException: 403.
@@ -193,7 +193,7 @@ class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub h
 
 
 class LocalAuthenticator(LabdockAuthenticator):
-    """JupyterHub's sign-in with local accounts: account holders may in, and nobody else."""
+    """JupyterHub's sign-in with local accounts: account holders may come in, and nobody else."""
 
     sign_in: SignIn = AnyTrait(help="The passwords and the pace of tries.").tag(config=True)  # type: ignore[assignment]  # a trait is declared by assigning it to its value's name
 

@@ -1,4 +1,4 @@
-"""The page of those who signed in and may not in yet: what happens next, and the way in once it did."""
+"""The page of those who signed in and may not come in yet: what happens next, and the way in once it did."""
 
 from __future__ import annotations
 
