@@ -9,6 +9,20 @@ from typing import Any
 from labdock.cli.console import Console
 from labdock.core.login import LOCAL, OAUTH_METHODS, PROVIDER_NAMES, registration
 
+_SERVER_QUESTIONS = {
+    "gitlab": "Address of your GitLab (gitlab.com: leave empty)",
+    "oidc": "Address of the provider, its issuer",
+    "ldap": "Address of the directory, such as ldaps://ldap.example.edu",
+}
+
+_MEMBERS = {
+    "github": ("organizations", "GitHub organizations"),
+    "gitlab": ("groups", "GitLab groups"),
+    "google": ("domains", "Google Workspace domains"),
+    "oidc": ("groups", "Groups"),
+}
+"""With each method, the setting that lets in all of a kind, and what they are called."""
+
 Answer = Callable[[str | None, str, str], str]
 """What was given on the command line, else the answer to a question, else its default."""
 
@@ -32,8 +46,8 @@ def ask_login(asked: Asked, answer: Answer, console: Console) -> dict[str, Any]:
     if method == LOCAL:
         return {"admins": _names(asked.admins, answer, "Administrators (comma between)", "admin")}
     server = asked.server
-    if method in ("oidc", "ldap"):
-        server = answer(server, "Address of the provider", "")
+    if method in _SERVER_QUESTIONS:
+        server = answer(server, _SERVER_QUESTIONS[method], "")
     if server:
         values["server"] = server
     if method in OAUTH_METHODS:
@@ -44,11 +58,11 @@ def ask_login(asked: Asked, answer: Answer, console: Console) -> dict[str, Any]:
         values["ldap"] = {"users": answer(None, "Place in the directory where people are", "")}
     question = f"Administrators, as they sign in with {PROVIDER_NAMES[method]} (comma between)"
     values["admins"] = _names(asked.admins, answer, question, "")
-    if method == "github":
-        question = "GitHub organizations whose members may come in (comma between; none: leave empty)"
-        organizations = answer(None, question, "")
-        if organizations:
-            values["organizations"] = organizations.replace(",", " ").split()
+    if method in _MEMBERS:
+        key, what = _MEMBERS[method]
+        members = answer(None, f"{what} whose people may come in (comma between; none: leave empty)", "")
+        if members:
+            values[key] = [name.strip() for name in members.split(",") if name.strip()]
     values["approve"] = answer(None, "May others ask to be let in? (yes, no)", "yes").lower() in ("yes", "y")
     return values
 
