@@ -436,6 +436,41 @@ async def test_who_leaves_the_organization_is_out_also_with_a_token(site: Site[G
     assert started.status == 403
 
 
+async def test_whom_an_administrator_shuts_out_is_out_at_once_with_cookie_and_token(
+    site: Site[GitHub],
+) -> None:
+    rob = site.provider.join("rob", "vision-lab")
+    browser, _ = await sign_in(site, rob.id)
+    page = await browser.get("/hub/spawn")
+    made = await browser.ask(
+        "POST", "/hub/api/users/rob/tokens", headers={"X-XSRFToken": page.xsrf()}, json={}
+    )
+    token = made.json["token"]
+    # Another sign-in that is still on its way.
+    trip = await choose(site, await set_out(site.hub.browser()), rob.id)
+    with site.rules(admins=("mia", "root")):
+        admin, _ = await sign_in(site, site.provider.join("root").id)
+        people = await admin.get("/hub/people")
+        refused = await admin.post("/hub/people/rob/refuse", {"_xsrf": people.xsrf()})
+        assert refused.status == 303
+    assert await browser.who() == ""
+    assert (await site.hub.api("GET", "/user", token=token)).status == 403
+    answer = await trip.come_back()
+    assert (answer.status, kind(answer)) == (403, "refused")
+    assert await trip.browser.who() == ""
+
+
+async def test_an_administrator_of_the_file_gets_and_loses_the_rights_while_signed_in(
+    site: Site[GitHub],
+) -> None:
+    browser, _ = await sign_in(site, site.provider.join("amy", "vision-lab").id)
+    for admins, status in ((("mia", "amy"), 200), (("mia",), 403)):
+        with site.rules(admins=admins):
+            for user in site.hub.app.users.values():
+                user._auth_refreshed = None
+            assert (await browser.get("/hub/people")).status == status
+
+
 async def test_a_github_that_is_down_keeps_people_in_and_is_not_asked_at_every_page(
     site: Site[GitHub],
 ) -> None:

@@ -146,18 +146,30 @@ class Vouched(LabdockAuthenticator):
             state = await user.get_auth_state()
             if not state or state.get("identity") != account.identity or state.get("dead"):
                 return False
-            if self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S:
-                try:
-                    account, state = await self._ask_again(user, account, state)
-                except NotAdmittedError as error:
-                    app_log.warning("Out: %s may not in any more (%s)", user.name, error.reason)
-                    return self._out(handler)
-                except SignInError as error:
-                    self.tell_admin(error.trouble)
-                    # Asking the provider once is enough, until they sign in again.
-                    await user.save_auth_state(state | {"dead": True})
-                    return False
-            return self.model(account, state)
+            try:
+                return await self._present(user, account, state)
+            except NotAdmittedError as error:
+                app_log.warning("Out: %s may not in any more (%s)", user.name, error.reason)
+                return self._out(handler)
+            except SignInError as error:
+                self.tell_admin(error.trouble)
+                # Asking the provider once is enough, until they sign in again.
+                await user.save_auth_state(state | {"dead": True})
+                return False
+
+    async def _present(self, user: Any, account: Account, state: dict[str, Any]) -> bool | dict[str, Any]:
+        """What is so now of *user*, whose *account* may in; True if nothing changed.
+
+        Raises:
+            NotAdmittedError: They may not in, by what the provider says now.
+            SignInError: It does not say that they are who they were.
+        """
+        if self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S:
+            account, state = await self._ask_again(user, account, state)
+        elif user.admin == self.admission.is_admin(account):
+            # Nothing to write down, every few seconds for everybody who is here.
+            return True
+        return self.model(account, state)
 
     async def _ask_again(
         self, user: Any, known: Account, state: dict[str, Any]
