@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from labdock.adapters.config_file import read_config
 from labdock.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,18 @@ def test_one_sentence_stands_on_one_line(page: Path) -> None:
         # Items of a list, and facts such as "Default: `4`", are no sentences.
         if not re.match(r"\s*(?:[-*]|\d+\.) |\w+: code$", text):
             assert re.search(r"[.:!?][)*\"”]*$", text), f"{page.name}:{line.number} ends within a sentence"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name.startswith("sign-in-")], ids=lambda page: page.stem
+)
+def test_every_way_to_sign_in_that_a_page_shows_is_a_configuration(page: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks or page.name == "sign-in-trouble.md"
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        read_config(path)
 
 
 def test_a_command_with_an_unknown_option_would_be_noticed() -> None:
