@@ -127,13 +127,13 @@ class Vouched(LabdockAuthenticator):
     async def refresh_user(
         self, user: Any, handler: web.RequestHandler | None = None
     ) -> bool | dict[str, Any]:
-        """False once somebody may not in any more; else their present rights.
+        """False once somebody may not come in any more; else their present rights.
 
         The admission is asked each time, the provider every few minutes: who left an organization is out.
         A provider that does not answer keeps nobody out who is in.
 
         Raises:
-            HTTPError: 403 where JupyterHub would go on with a token of somebody who may not in any more.
+            HTTPError: 403 where JupyterHub would go on with a token of somebody who may not come in any more.
         """
         # One question at a time for each person: what renews a token may be good for once.
         async with self._locks.setdefault(user.name, asyncio.Lock()):
@@ -149,7 +149,7 @@ class Vouched(LabdockAuthenticator):
             try:
                 return await self._present(user, account, state)
             except NotAdmittedError as error:
-                app_log.warning("Out: %s may not in any more (%s)", user.name, error.reason)
+                app_log.warning("Out: %s may not come in any more (%s)", user.name, error.reason)
                 return self._out(handler)
             except SignInError as error:
                 self.tell_admin(error.trouble)
@@ -214,5 +214,5 @@ class Vouched(LabdockAuthenticator):
     def _out(self, handler: Any) -> bool:
         if handler is not None and getattr(handler, "_token_authenticated", False):
             # JupyterHub would let a token go on until its owner comes by with a browser.
-            raise web.HTTPError(403, "The owner of this token may not in any more.")
+            raise web.HTTPError(403, "The owner of this token may not come in any more.")
         return False
