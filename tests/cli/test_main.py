@@ -78,6 +78,8 @@ class FakeHub:
         match request.method:
             case "GET":
                 return web.json_response(PEOPLE)
+            case "DELETE" if request.path.endswith("/second-factor"):
+                return web.json_response({"name": "ada", "second_factor": False})
             case "DELETE":
                 return web.json_response({"name": "ada", "home": self.home})
         if request.path.endswith("/nobody/reset"):
@@ -496,6 +498,12 @@ def test_people_are_listed(labdock: Command, hub: FakeHub) -> None:
     heading, ada = labdock("users", "list").out.splitlines()
     assert heading.split() == ["Name", "Administrator", "State", "Session", "Last", "seen"]
     assert ada.split() == ["ada", "yes", "active", "running", "never"]
+
+
+def test_a_lost_second_factor_is_taken_away_and_no_link_is_made(labdock: Command, hub: FakeHub) -> None:
+    done = labdock("users", "reset", "ada", "--second-factor")
+    assert done == Done(0, "ada signs in with the password alone now.\n", "")
+    assert hub.asked == ["DELETE users/ada/second-factor"]
 
 
 def test_a_reset_link_is_printed_and_a_refusal_told_in_the_hubs_words(labdock: Command, hub: FakeHub) -> None:

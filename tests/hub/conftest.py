@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import time
@@ -38,6 +39,7 @@ from labdock.hub.spawner import LabdockSpawner, StartProgress
 PUBLIC_URL = "http://lab.example:8000"
 GOOD = "correct horse battery"
 BETTER = "staple paper clip lamp"
+os.environ.setdefault("JUPYTERHUB_CRYPT_KEY", "11" * 32)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 SETTINGS = HubSettings(

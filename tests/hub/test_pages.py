@@ -286,7 +286,7 @@ async def test_the_api_tells_everybody_with_state_and_session(hub: Hub) -> None:
     assert (leo["admin"], leo["state"], leo["session"]) == (True, "active", "running")
     for moment in (leo["created_at"], leo["last_activity"]):
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", moment)
-    of_the_provider = {"identity", "login", "email", "full_name"}
+    of_the_provider = {"identity", "login", "email", "full_name", "second_factor"}
     assert set(lea) == {"name", "admin", "state", "created_at", "last_activity", "session"} | of_the_provider
 
 

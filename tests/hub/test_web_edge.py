@@ -162,7 +162,7 @@ EXEMPT = {
 def sample(pattern: str) -> str:
     """A path that *pattern*, a handler's, matches."""
     path = re.sub(r"\(\?P<[^>]*>", "(", pattern).removesuffix("$")
-    path = re.sub(r"\(([a-z]+)\|[a-z|]+\)", r"\1", path)
+    path = re.sub(r"\(([a-z]+)\|[a-z|-]+\)", r"\1", path)
     return (
         re.sub(r"\((?:\[\^/\]\+|\.\*|\.\+|\[\^/\]\*)\)\??", "forge", path).replace("/?", "").replace("\\", "")
     )

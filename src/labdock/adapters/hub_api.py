@@ -65,6 +65,10 @@ class HubApi:
         """A link to set a new password: name, link, expires_at."""
         return dict(self._ask("POST", f"users/{quote(name, safe='')}/reset", {}))
 
+    def take_second_factor(self, name: str) -> dict[str, Any]:
+        """Let *name* sign in with the password alone, whose second factor is lost: name, second_factor."""
+        return dict(self._ask("DELETE", f"users/{quote(name, safe='')}/second-factor"))
+
     def remove_user(self, name: str, *, home: str) -> dict[str, Any]:
         """Remove an account with its sessions and tokens; *home* is keep or delete. Returns name and home."""
         return dict(self._ask("DELETE", f"users/{quote(name, safe='')}?home={home}"))

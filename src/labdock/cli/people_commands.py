@@ -172,11 +172,21 @@ def users_refuse(context: Context, name: str, as_json: bool, yes: bool, dry_run:
 
 @users.command("reset")
 @click.argument("name")
+@click.option(
+    "--second-factor", is_flag=True, help="Take a lost second factor away instead; the password stays."
+)
 @as_json_option
 @pass_context
-def users_reset(context: Context, name: str, as_json: bool) -> None:
-    """Print a link with which NAME sets a new password."""
+def users_reset(context: Context, name: str, second_factor: bool, as_json: bool) -> None:
+    """Print a link with which NAME sets a new password.
+
+    With --second-factor, NAME signs in with the password alone from now on: for who lost their phone.
+    """
     console = context.console(as_json=as_json)
+    if second_factor:
+        done = hub_api(context.instance()).take_second_factor(name)
+        console.facts(done, lambda: console.say(f"{name} signs in with the password alone now."))
+        return
     made = hub_api(context.instance()).reset_user(name)
     console.facts(
         made, lambda: _say_link(console, f"Send {name} this link (once, until {made['expires_at']}):", made)

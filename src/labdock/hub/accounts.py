@@ -155,6 +155,11 @@ class AccountStore:
                     declared = CreateColumn(column).compile(dialect=self._engine.dialect)
                     connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {declared}"))
 
+    @property
+    def engine(self) -> Engine:
+        """The connections to the database, for what else is kept in it."""
+        return self._engine
+
     def close(self) -> None:
         self._engine.dispose()
 

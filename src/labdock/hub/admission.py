@@ -14,6 +14,7 @@ from labdock.core.admission import NotAdmittedError, Presented, Reason, Verdict,
 from labdock.core.errors import HostError
 from labdock.core.login import AccessRules
 from labdock.hub.accounts import AccountStore
+from labdock.hub.second_factor_store import SecondFactorStore
 
 
 class Admission:
@@ -30,6 +31,7 @@ class Admission:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
+        self.second_factors = SecondFactorStore(store.engine)
         self.leaving: set[str] = set()
         """Names that are being removed: they can neither sign in nor start a session."""
         self._read_rules = rules

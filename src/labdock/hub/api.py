@@ -28,6 +28,7 @@ def api_handlers(people: People, cards: Cards, images: Images) -> list[tuple[Any
         (r"/api/labdock/users", UsersAPIHandler, given),
         (r"/api/labdock/users/([^/]+)", UserAPIHandler, given),
         (r"/api/labdock/users/([^/]+)/reset", ResetAPIHandler, given),
+        (r"/api/labdock/users/([^/]+)/second-factor", SecondFactorAPIHandler, given),
         (r"/api/labdock/users/([^/]+)/(approve|refuse)", ApprovalAPIHandler, given),
         (r"/api/labdock/sweep", SweepAPIHandler, given),
         (r"/api/labdock/throw-away", ThrowAwayAPIHandler, given),
@@ -170,6 +171,16 @@ class ResetAPIHandler(_PeopleAPI):
         account = await self.people.get(name)
         self.check_may_touch(admin=self.people.admission.is_admin(account))
         self.answer_link(await self.people.reset(name))
+
+
+class SecondFactorAPIHandler(_PeopleAPI):
+    """``DELETE /api/labdock/users/<name>/second-factor`` takes away what somebody has lost."""
+
+    @administrators_only
+    @_answers
+    async def delete(self, name: str) -> None:
+        await self.take_second_factor(name)
+        self.answer({"name": name, "second_factor": False})
 
 
 class ApprovalAPIHandler(_PeopleAPI):

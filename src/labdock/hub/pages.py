@@ -48,6 +48,7 @@ from labdock.hub.people import (
     iso_time,
     sign_out_everywhere,
 )
+from labdock.hub.second_factor_pages import SecondFactorHandler, SecondStepHandler
 from labdock.hub.sign_in import SignIn, address_of
 from labdock.hub.sign_up import SignUpHandler
 from labdock.hub.waiting import WaitingHandler
@@ -68,12 +69,26 @@ def extra_handlers(
     return [
         (r"/link/(.*)", LinkHandler, {"sign_in": sign_in}),
         (r"/password", PasswordHandler, {"sign_in": sign_in}),
-        *([(r"/sign-up", SignUpHandler, {"sign_in": sign_in})] if settings.login.method == LOCAL else []),
+        *(local_handlers(sign_in) if settings.login.method == LOCAL else ()),
         (r"/waiting", WaitingHandler, {"admission": sign_in.admission}),
         (r"/people", PeopleHandler, {"people": people}),
-        (r"/people/([^/]+)/(reset|remove|stop|approve|refuse)", PersonHandler, {"people": people}),
+        (
+            r"/people/([^/]+)/(reset|remove|stop|approve|refuse|second-factor)",
+            PersonHandler,
+            {"people": people},
+        ),
         (r"/labdock/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
         *api_handlers(people, cards, images),
+    ]
+
+
+def local_handlers(sign_in: SignIn) -> list[tuple[Any, ...]]:
+    """What there is with local accounts alone."""
+    given = {"sign_in": sign_in}
+    return [
+        (r"/sign-up", SignUpHandler, given),
+        (r"/second-factor", SecondFactorHandler, given),
+        (r"/second-step", SecondStepHandler, given),
     ]
 
 
@@ -409,6 +424,10 @@ class LinkHandler(BaseHandler):  # type: ignore[misc]  # JupyterHub has no type 
         user = await self.auth_to_user({"name": used.name, "admin": admission.is_admin(used)})
         if hashed is not None:
             sign_out_everywhere(self.db, user)
+        if await self.sign_in.second.in_use(used):
+            self.log.info("%s used a link (%s) and is asked for a code", used.name, link.kind)
+            await self.sign_in.second.send_to_second_step(self, used)
+            return
         self.set_login_cookie(user)
         known_browser.remember(self, used.identity)
         self.log.info("%s signed in by a link (%s)", used.name, link.kind)
@@ -495,7 +514,8 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
     @administrators_only
     async def get(self) -> None:
         done = {
-            act: self.get_query_argument(act, "") for act in ("removed", "stopped", "approved", "refused")
+            act: self.get_query_argument(act, "")
+            for act in ("removed", "stopped", "approved", "refused", "without")
         }
         await self.show_people(**done)
 
@@ -554,6 +574,7 @@ class PersonHandler(PeopleHandler):
             "stop": self._stop_sessions,
             "approve": self._approve,
             "refuse": self._refuse,
+            "second-factor": self._take_second_factor,
         }
         await acts[act](name)
 
@@ -592,6 +613,17 @@ class PersonHandler(PeopleHandler):
             await self.show_people(error=str(error))
             return
         await self.show_people(made=made)
+
+    async def _take_second_factor(self, name: str) -> None:
+        try:
+            await self.take_second_factor(name)
+        except UnknownPersonError as error:
+            raise web.HTTPError(404, str(error)) from error
+        except AccountError as error:
+            self.set_status(409)
+            await self.show_people(error=str(error))
+            return
+        self._done(without=name)
 
     async def _remove(self, name: str) -> None:
         home = self.get_body_argument("home", "")

@@ -176,6 +176,18 @@ class People:
         account = await self.get(name)
         return await self._link(name, LinkKind.INVITE if account.activated_at is None else LinkKind.RESET)
 
+    async def take_second_factor(self, name: str, *, asked_by: str) -> None:
+        """Let *name* sign in with the password alone, whose second factor is lost.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+            AccountError: There is no second factor.
+        """
+        account = await self.get(name)
+        if not await asyncio.to_thread(self.admission.second_factors.remove, account.identity):
+            raise AccountError(f"{name!r} has no second factor.", fix="The password alone signs in.")
+        app_log.warning("The second factor of %s was taken away by %s", name, asked_by)
+
     async def first_link(self) -> MadeLink:
         """A link that signs the first administrator in; makes the account if it is missing.
 
@@ -213,6 +225,7 @@ class People:
         The agent goes first: if it fails, the account is still there to try again.
         """
         home = await self._agent.remove_person(account.identity, delete_home=delete_home)
+        await asyncio.to_thread(self.admission.second_factors.remove, account.identity)
         await asyncio.to_thread(self._store.remove, account.name)
         app_log.info("Removed %s; home %s", account.name, f"kept at {home}" if home else "deleted")
         return home
@@ -270,9 +283,10 @@ class PeopleMixin:
         """Everybody as the REST API tells it, by name; times in ISO 8601, UTC."""
         accounts = await self.people.everybody()
         known = {user.name: user for user in self.db.query(orm.User)}
-        return [self._told(account, known.get(account.name)) for account in accounts]
+        second = await asyncio.to_thread(self.people.admission.second_factors.in_use)
+        return [self._told(account, known.get(account.name), second) for account in accounts]
 
-    def _told(self: Any, account: Account, user: orm.User | None) -> dict[str, Any]:
+    def _told(self: Any, account: Account, user: orm.User | None, second: frozenset[str]) -> dict[str, Any]:
         verdict = self.people.admission.judge(account)
         seen = user.last_activity if user is not None else None
         # Only people with a session, or who asked for a page, are in memory.
@@ -289,6 +303,7 @@ class PeopleMixin:
             "email": account.email,
             "full_name": account.full_name,
             "admin": verdict.admin,
+            "second_factor": account.identity in second,
             "state": account.state if verdict.admitted or account.state != "active" else "shut out",
             "created_at": iso_time(account.created_at),
             "last_activity": seen.replace(tzinfo=UTC, microsecond=0).isoformat() if seen else None,
@@ -308,6 +323,17 @@ class PeopleMixin:
         account: Account = await self.people.refuse(name, asked_by=self.current_user.name)
         await self.shut_out(name)
         return account
+
+    async def take_second_factor(self: Any, name: str) -> None:
+        """Let *name* sign in with the password alone.
+
+        Raises:
+            UnknownPersonError: There is no such account.
+            AccountError: There is no second factor.
+        """
+        account = await self.people.get(name)
+        self.check_may_touch(admin=self.people.admission.is_admin(account))
+        await self.people.take_second_factor(name, asked_by=self.current_user.name)
 
     async def shut_out(self: Any, name: str) -> bool:
         """End *name*'s sessions, tokens and sign-ins; whether there were any.

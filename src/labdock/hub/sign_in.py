@@ -24,6 +24,7 @@ from labdock.core.people import NAME_PATTERN
 from labdock.hub import known_browser
 from labdock.hub.admission import Admission
 from labdock.hub.passwords import guesses_needed
+from labdock.hub.second_factor import SecondFactors
 from labdock.hub.waiting import send_to_waiting
 
 WRONG = "Wrong name or password."
@@ -46,6 +47,7 @@ class SignIn:
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.admission = admission
+        self.second = SecondFactors(admission, site_name=site_name)
         self._site_name = site_name
         # 32 MiB a check and two at a time: a burst of sign-ins cannot eat the hub's memory.
         self._hasher = hasher or PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
@@ -92,6 +94,20 @@ class SignIn:
             app_log.warning("%s signed in and may not come in: %s", account.name, reason)
             raise NotAdmittedError(reason, account.identity, account.login or account.name)
         return account
+
+    def admit_code(self, account: Account, *, browser: str) -> None:
+        """Count a try at the second step of *account*; *browser* is the mark of one that is known.
+
+        Raises:
+            TooManyTriesError: It is one too many; it says how long to wait.
+        """
+        self._limiter, wait_s = self._limiter.admit_code(account.identity, self._steady(), browser=browser)
+        if wait_s:
+            raise TooManyTriesError(wait_s)
+
+    def code_succeeded(self, account: Account, *, browser: str) -> None:
+        """Hold nothing against the second step of *account* here any more."""
+        self._limiter = self._limiter.code_succeeded(account.identity, browser=browser)
 
     def admit_sign_up(self, address: str) -> None:
         """Count a request to be let in from *address*.
@@ -223,5 +239,8 @@ class LocalAuthenticator(LabdockAuthenticator):
         if account is None:
             # Raised, not returned: JupyterHub would log what was typed as the name.
             raise web.HTTPError(403, WRONG)
+        if await self.sign_in.second.in_use(account):
+            await self.sign_in.second.send_to_second_step(handler, account)
+            raise web.Finish
         known_browser.remember(handler, account.identity)
         return self.rights(account)
