@@ -43,7 +43,9 @@ async def test_who_was_refused_is_out_at_once_and_in_again_once_approved(hub: Hu
     token = (await hub.api("POST", "/users/eve/tokens", json={})).json["token"]
     await start(hub, browser, "eve")
     page = await boss.get("/hub/people")
-    assert 'action="/hub/people/eve/refuse"' in page.text
+    assert 'href="/hub/people/eve/refuse"' in page.text
+    assert "Shut out eve?" in (await boss.get("/hub/people/eve/refuse")).text
+    assert (await boss.get("/hub/people/nobody.here/refuse")).status == 404
     assert (await boss.post("/hub/people/eve/refuse", {})).status == 403
     assert await browser.who() == "eve"
 

@@ -560,8 +560,8 @@ class PersonHandler(PeopleHandler):
     @web.authenticated
     @administrators_only
     async def get(self, name: str, act: str) -> None:
-        if act == "remove":
-            await self._ask(name)
+        if act in ("remove", "refuse"):
+            await self._ask(act, name)
         else:
             self.redirect(self.hub.base_url + "people")
 
@@ -596,7 +596,7 @@ class PersonHandler(PeopleHandler):
             raise web.HTTPError(404, str(error)) from error
         except LabdockError as error:
             self.set_status(409 if isinstance(error, AccountError) else 503)
-            await self.show_people(error=str(error))
+            await self._ask("refuse", name, error=str(error))
             return
         self._done(refused=name)
 
@@ -629,7 +629,7 @@ class PersonHandler(PeopleHandler):
         home = self.get_body_argument("home", "")
         if home not in ("keep", "delete"):
             self.set_status(400)
-            await self._ask(name, error="Choose what becomes of the home.")
+            await self._ask("remove", name, error="Choose what becomes of the home.")
             return
         try:
             await self.remove_person(name, delete_home=home == "delete")
@@ -637,7 +637,7 @@ class PersonHandler(PeopleHandler):
             raise web.HTTPError(404, str(error)) from error
         except LabdockError as error:
             self.set_status(409 if isinstance(error, AccountError) else 503)
-            await self._ask(name, error=str(error))
+            await self._ask("remove", name, error=str(error))
             return
         self._done(removed=name)
 
@@ -656,9 +656,10 @@ class PersonHandler(PeopleHandler):
     def _done(self, **done: str) -> None:
         self.redirect(f"{self.hub.base_url}people?{urlencode(done)}", status=303)
 
-    async def _ask(self, name: str, error: str = "") -> None:
+    async def _ask(self, act: str, name: str, error: str = "") -> None:
+        """The question before *act*, with why it could not be done."""
         try:
             account = await self.people.get(name)
         except UnknownPersonError as unknown:
             raise web.HTTPError(404, str(unknown)) from unknown
-        self.finish(await self.render_template("remove.html", person=account.name, error=error))
+        self.finish(await self.render_template(f"{act}.html", person=account.name, error=error))
