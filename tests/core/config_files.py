@@ -49,7 +49,8 @@ def some_of(**values: st.SearchStrategy[Any]) -> Files:
     return st.fixed_dictionaries({}, optional=values)
 
 
-def _sites() -> Files:
+def sites() -> Files:
+    """The section site, in every way that is taken."""
     text = {"name": lines_of_text, "contact": st.just("") | lines_of_text}
     local = some_of(
         url=_urls("http", _local_hosts),
@@ -230,7 +231,7 @@ def good_files() -> Files:
     """Files that are taken, as plain values: sections and settings present or not, written in many ways."""
     identifiers = st.from_regex(r"[A-Z][a-z]{1,8}", fullmatch=True)
     return some_of(
-        site=_sites(),
+        site=sites(),
         login=_logins(),
         storage=some_of(
             root=st.sampled_from([None, "/srv/labdock", "/srv/a b/"]),

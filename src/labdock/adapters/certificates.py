@@ -8,6 +8,7 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -81,9 +82,16 @@ def read_chain(path: Path) -> tuple[Certificate, ...]:
 
 def trusted_subjects(path: Path = SYSTEM_ROOTS) -> frozenset[str]:
     """The subjects of the authorities that this machine trusts; empty where they cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        return frozenset(_name(one.subject) for one in x509.load_pem_x509_certificates(path.read_bytes()))
-    return frozenset()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with contextlib.suppress(OSError):
+        context.load_verify_locations(path)
+    subjects = []
+    for root in context.get_ca_certs():
+        groups = cast(tuple[tuple[tuple[str, str], ...], ...], root["subject"])
+        parts = [part for group in groups for part in group]
+        common = [value for key, value in parts if key == "commonName"]
+        subjects.append(", ".join([*common, *(value for key, value in parts if key == "organizationName")]))
+    return frozenset(subjects)
 
 
 def read_served(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
 
 
 def read_mark(
@@ -30,6 +32,33 @@ def read_mark(
     finally:
         connection.close()
         plain.close()
+
+
+def addresses_of(name: str) -> tuple[str, ...]:
+    """The addresses that *name* has by this machine's DNS; empty if there are none."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return ()
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def read_date(url: str, *, timeout_s: float = 5.0) -> float | None:
+    """What the server of the https address *url* takes for the time, in seconds since 1970; None if unknown.
+
+    Its certificate is not looked at: with a wrong clock it would not hold.
+    """
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout=timeout_s) as plain:
+            connection = HTTPConnection(parts.netloc, timeout=timeout_s)
+            connection.sock = _wrapped(plain, parts.hostname or "")
+            connection.request("HEAD", parts.path or "/")
+            date = connection.getresponse().headers["Date"]
+            connection.close()
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (OSError, HTTPException, ValueError):
+        return None
 
 
 def _wrapped(plain: socket.socket, host: str) -> ssl.SSLSocket:

@@ -24,7 +24,7 @@ from labdock.core.certificate import (
     chain_faults,
     covers,
     days_left,
-    ends_soon,
+    end_notice,
     life_in_words,
     name_faults,
     time_faults,
@@ -176,7 +176,7 @@ def describe_served(served: Served, name: str, now: float) -> dict[str, Any]:
         "from": _moment(leaf.begins),
         "until": _moment(leaf.ends),
         "days_left": days_left(leaf, now),
-        "ends_soon": ends_soon(leaf, now),
+        "notice": end_notice(leaf, now),
         "trusted": not served.distrust,
         "distrust": served.distrust,
         "fingerprint": leaf.fingerprint,
@@ -197,7 +197,7 @@ def certificate_line(facts: dict[str, Any]) -> str:
 
 
 def certificate_facts(instance: Instance) -> dict[str, Any] | None:
-    """What is served, or the problem; None where the site has no certificate of its own."""
+    """What is served, or the *problem* that keeps people out; None where the edge has no certificate."""
     site = instance.config.site
     if not site.has_tls:
         return None
@@ -206,7 +206,9 @@ def certificate_facts(instance: Instance) -> dict[str, Any] | None:
     except HostError as error:
         return {"problem": str(error)}
     now = time.time()
-    return {**describe_served(served, site.host, now), "life": life_in_words(served.leaf, now)}
+    facts = {**describe_served(served, site.host, now), "life": life_in_words(served.leaf, now)}
+    faults = (*time_faults(served.leaf, now), *name_faults(served.leaf, site.host))
+    return {**facts, "problem": faults[0]} if faults else facts
 
 
 @click.group("certificate")

@@ -13,6 +13,7 @@ from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import Engine
 from labdock.cli.console import Console
 from labdock.cli.doctor_gpus import examine_gpus
+from labdock.cli.doctor_site import examine_site
 from labdock.cli.instance import Chosen, Instance, engine_socket, find_instance, hub_api
 from labdock.cli.sign_in_check import look_at_sign_in
 from labdock.cli.up import DISK_NEEDED_BYTES, parts_of
@@ -106,6 +107,7 @@ async def _engine_and_instance(instance: Instance) -> list[Finding]:
                 )
             )
         found = await examine_gpus(instance, engine, facts)
+        found += await examine_site(instance, engine)
     findings += await _agent(instance)
     findings += found
     findings.append(_hub(instance))
@@ -148,10 +150,7 @@ def _hub(instance: Instance) -> Finding:
         healthy = hub_api(instance).healthy()
     except LabdockError as error:
         return Finding("site", False, error.message, error.fix)
-    listen = instance.config.site.listen
-    return Finding(
-        "site", healthy, f"{'answers' if healthy else 'does not answer'} at {listen}", "`labdock logs hub`"
-    )
+    return Finding("hub", healthy, "answers" if healthy else "does not answer", "`labdock logs hub`")
 
 
 def _secrets(instance: Instance) -> Finding:

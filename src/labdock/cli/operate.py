@@ -10,6 +10,7 @@ import click
 
 from labdock.adapters.agent_api import AgentClient
 from labdock.adapters.engine import ContainerFacts, Engine
+from labdock.cli.certificates import certificate_facts, certificate_line
 from labdock.cli.console import Console
 from labdock.cli.instance import Instance, hub_api
 from labdock.cli.up import parts_of, run_compose, wait_until_ready
@@ -122,14 +123,17 @@ async def read_status(engine: Engine, instance: Instance) -> dict[str, Any]:
         }
         for session in await sessions_of(engine, instance)
     ]
+    certificate = await asyncio.to_thread(certificate_facts, instance)
+    served = certificate is None or "problem" not in certificate
     return {
-        "ok": all(part["status"] == "running" for part in parts) and not problems,
+        "ok": all(part["status"] == "running" for part in parts) and not problems and served,
         "url": instance.config.site.url,
         "instance": instance.name,
         "state": str(instance.state),
         "engine": facts.version,
         "parts": parts,
         "problems": list(problems),
+        "certificate": certificate,
         "sessions": sessions,
         "waiting": waiting,
     }
@@ -153,6 +157,10 @@ def show_status(found: dict[str, Any], console: Console) -> None:
         console.say("No sessions.")
     if found["waiting"]:
         console.say(f"\nWaiting for approval: {', '.join(found['waiting'])} (`labdock users list`)")
+    if found["certificate"]:
+        console.say(f"\n{certificate_line(found['certificate'])}")
+        if found["certificate"].get("notice"):
+            console.say(f"Notice: {found['certificate']['notice']}")
     for problem in found["problems"]:
         console.say(f"Problem: {problem}")
     if not found["ok"]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from labdock.core.finding import Finding
+
 NOTICE_S = 14 * 86_400
 """How long before its end a certificate is told of."""
 
@@ -88,6 +90,15 @@ def ends_soon(certificate: Certificate, now: float) -> bool:
     return certificate.ends - now < min(NOTICE_S, life / 4)
 
 
+def end_notice(certificate: Certificate, now: float) -> str:
+    """What administrators are told when *certificate* should have been renewed by now; "" when not."""
+    if now >= certificate.ends:
+        return f"The site's certificate ended {_ago(now - certificate.ends)}: browsers refuse the site."
+    if ends_soon(certificate, now):
+        return f"The site's certificate ends in {_span(certificate.ends - now)} and has not been renewed."
+    return ""
+
+
 def time_faults(certificate: Certificate, now: float) -> tuple[str, ...]:
     """Why *certificate* does not hold now, a sentence each; empty when it does."""
     if now >= certificate.ends:
@@ -124,6 +135,38 @@ def chain_faults(chain: tuple[Certificate, ...], linked: int, roots: frozenset[s
     if len(chain) == 1 and not leaf.self_signed and leaf.issuer not in roots:
         return (f"The chain is missing: the certificate of the issuer, {leaf.issuer}, is not in the file.",)
     return ()
+
+
+def certificate_findings(
+    served: Served, host: str, now: float, roots: frozenset[str], *, staging: bool
+) -> list[Finding]:
+    """What is wrong with what is *served* to people who want *host*; empty when nothing is."""
+    leaf, check = served.leaf, "certificate"
+    found = [Finding(check, False, fault, "Renew it.") for fault in time_faults(leaf, now)]
+    found += [
+        Finding(check, False, fault, "Have one issued for the name in site.url.")
+        for fault in name_faults(leaf, host)
+    ]
+    notice = end_notice(leaf, now)
+    if notice and not found:
+        found.append(Finding(check, False, notice, "With https: auto, see `labdock logs edge`."))
+    if staging or "(STAGING)" in leaf.issuer:
+        fix = "Take acme.staging out once all works."
+        found.append(Finding(check, False, f"It is a trial one, by {leaf.issuer}: browsers refuse it.", fix))
+    elif len(served.chain) == 1 and not leaf.self_signed and leaf.issuer not in roots:
+        fact = f"It is served without its chain: the certificate of {leaf.issuer} is missing."
+        found.append(Finding(check, False, fact, "Serve the file with the chain (fullchain.pem)."))
+    elif served.distrust and not found:
+        fact = f"This machine does not trust it: {served.distrust}."
+        found.append(
+            Finding(
+                check,
+                False,
+                fact,
+                "If it is of your own authority, install that authority's root on this machine too.",
+            )
+        )
+    return found
 
 
 def _span(seconds: float) -> str:

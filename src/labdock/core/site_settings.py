@@ -389,6 +389,12 @@ class Site:
         return urlsplit(self.url).hostname or ""
 
     @property
+    def port(self) -> int:
+        """The port that people come to by *url*."""
+        parts = urlsplit(self.url)
+        return parts.port or _SCHEME_PORTS[parts.scheme]
+
+    @property
     def place(self) -> str:
         """The host of *url* as it stands there, with its port if there is one: what browsers send as Host."""
         return urlsplit(self.url).netloc

@@ -26,6 +26,7 @@ from labdock.hub import pages
 from labdock.hub.accounts import AccountStore
 from labdock.hub.admission import Admission
 from labdock.hub.cards import Cards
+from labdock.hub.certificate import CertificateNotice
 from labdock.hub.ends import follow_ends
 from labdock.hub.gate import Gate
 from labdock.hub.orphans import keep_removing_orphans
@@ -151,6 +152,8 @@ def stop_on_failure(task: asyncio.Task[None]) -> None:
         os._exit(1)
 
 
+certificate_notice = CertificateNotice(agent)
+
 # JupyterHub reads this file inside its event loop; the names keep the tasks from being collected.
 tasks = [
     asyncio.get_running_loop().create_task(work)
@@ -158,6 +161,7 @@ tasks = [
         admit_proxy(PROXY_WAITING_SOCKET, EDGE_SOCKET, restore_routes),
         follow_ends(agent, look_at_ended),
         care_for_orphans(),
+        certificate_notice.follow(),
         care_for_rights(),
     )
 ]
@@ -208,7 +212,10 @@ c.Authenticator.auth_refresh_age = 5
 c.Authenticator.refresh_pre_spawn = True
 c.JupyterHub.extra_handlers = pages.extra_handlers(settings, images, sign_in, agent, cards)
 c.JupyterHub.template_paths = pages.template_paths()
-c.JupyterHub.template_vars = pages.template_vars(settings, images, admission, cards)
+c.JupyterHub.template_vars = {
+    **pages.template_vars(settings, images, admission, cards),
+    "certificate_notice": certificate_notice.for_person,
+}
 
 # The command line on the host.
 c.JupyterHub.services = [{"name": "labdock-cli", "api_token": secret("api_token")}]
