@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -393,6 +394,18 @@ async def test_a_code_made_for_another_application_or_another_sign_in_is_refused
         code = with_query(victim.back).partition("code=")[2].partition("&")[0]
         answer = await fresh.browser.get(on_hub(with_query(fresh.back, code=code)))
         assert (answer.status, kind(answer)) == (400, "code-spent")
+
+
+async def test_a_form_with_a_code_in_it_is_no_way_in(site: Site[GitHub]) -> None:
+    browser = site.hub.browser()
+    page = await browser.get("/hub/waiting")
+    page = await browser.get("/hub/login")
+    xsrf = re.search(r'xsrf_token: "([^"]+)"', page.text)
+    assert xsrf, page.text
+    fields = {"_xsrf": xsrf.group(1), "code": "x", "state": "x", "username": "mia", "password": "x"}
+    answer = await browser.post("/hub/login", fields)
+    assert answer.status == 400
+    assert "Sign in with GitHub" in answer.text
 
 
 async def test_the_callback_of_another_site_is_no_way_in(site: Site[GitHub]) -> None:

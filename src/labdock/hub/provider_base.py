@@ -158,10 +158,10 @@ class Vouched(LabdockAuthenticator):
                 return False
 
     async def _present(self, user: Any, account: Account, state: dict[str, Any]) -> bool | dict[str, Any]:
-        """What is so now of *user*, whose *account* may in; True if nothing changed.
+        """What is so now of *user*, whose *account* may come in; True if nothing changed.
 
         Raises:
-            NotAdmittedError: They may not in, by what the provider says now.
+            NotAdmittedError: They may not come in, by what the provider says now.
             SignInError: It does not say that they are who they were.
         """
         if self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S:

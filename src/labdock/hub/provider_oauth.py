@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 from jupyterhub.utils import url_path_join
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthenticator, OAuthLoginHandler
+from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from traitlets import default
@@ -257,8 +258,11 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
 
         Raises:
             SignInError: Nobody is let in; it says why.
+            HTTPError: 400 for whoever did not come by way of the provider.
             Finish: They wait for approval, and have been told so.
         """
+        if not isinstance(handler, CallbackHandler):
+            raise web.HTTPError(400, f"Sign in with {self.provider}.")
         params = self.build_access_tokens_request_params(handler)
         params.pop("data", None)
         token = await self.get_token_info(handler, params)
