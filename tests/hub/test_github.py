@@ -343,6 +343,19 @@ async def test_a_github_with_a_certificate_of_nobody_known_is_told_nothing(site:
     assert "login.authority" in site.hub.lines.text
 
 
+async def test_a_secret_and_a_token_go_nowhere_but_where_they_were_meant_to(site: Site[GitHub]) -> None:
+    person = site.provider.join("ruth", "vision-lab")
+    for path in ("/login/oauth/access_token", "/api/v3/user"):
+        trip = await choose(site, await set_out(site.hub.browser()), person.id)
+        site.provider.moved = {path: f"{site.provider.url}/elsewhere"}
+        try:
+            answer = await trip.come_back()
+        finally:
+            site.provider.moved = {}
+        assert (answer.status, kind(answer)) == (502, "strange-answer")
+    assert not [asked for asked in site.provider.asked if "elsewhere" in asked]
+
+
 # Attacks.
 
 
@@ -501,6 +514,25 @@ async def test_a_github_that_is_down_keeps_people_in_and_is_not_asked_at_every_p
             assert len(site.provider.asked) - asked <= 3
         finally:
             setattr(site.provider, switch, False)
+
+
+async def test_a_github_that_fails_halfway_is_no_news_of_a_membership(site: Site[GitHub]) -> None:
+    ida = site.provider.join("ida", "vision-lab")
+    browser, _ = await sign_in(site, ida.id)
+    site.provider.failing = {"/api/v3/user/memberships/orgs/vision-lab"}
+    try:
+        site.ask_anew()
+        assert await browser.who() == "ida"
+        # At the sign-in nobody is let in by it, and nobody is told that they do not belong here.
+        _, answer = await sign_in(site, ida.id)
+        assert await browser.who() == "ida"
+        new = site.provider.join("ilse", "vision-lab")
+        _, answer = await sign_in(site, new.id)
+        assert (answer.status, kind(answer)) == (503, "provider-down")
+    finally:
+        site.provider.failing = set()
+    browser, _ = await sign_in(site, new.id)
+    assert await browser.who() == "ilse"
 
 
 async def test_who_takes_the_permission_back_at_github_signs_in_again(site: Site[GitHub]) -> None:

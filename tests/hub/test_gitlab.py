@@ -147,3 +147,7 @@ async def test_an_application_that_was_withdrawn_ends_the_sign_in_when_the_token
     site.later.seconds += LASTS_S
     site.ask_anew()
     assert await browser.who() == ""
+    # Asked again at once, with the same cookie, the answer is the same, and the provider is left alone.
+    asked = len(site.provider.asked)
+    assert await browser.who() == ""
+    assert len(site.provider.asked) == asked

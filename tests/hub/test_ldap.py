@@ -113,12 +113,18 @@ async def test_members_are_found_in_each_way_that_directories_write_them(site: S
 
 async def test_a_group_of_the_same_name_elsewhere_opens_nothing(site: Site[Ldap]) -> None:
     dn = site.provider.join("eve", GOOD)
-    for name in ("gpu", "guests"):
-        site.provider.change(f"cn={name},{LISTS}", member=[(ldap3.MODIFY_ADD, [dn])])
+    site.provider.change(f"cn=gpu,{LISTS}", member=[(ldap3.MODIFY_ADD, [dn])])
     site.provider.change(f"cn=gpu-alumni,{GROUPS}", member=[(ldap3.MODIFY_ADD, [dn])])
     _, answer = await enter(site, "eve")
     assert answer.status == 403
     assert "does not expect you" in said(answer)
+
+
+async def test_a_group_anywhere_opens_the_door_by_its_whole_name(site: Site[Ldap]) -> None:
+    dn = site.provider.join("gil", GOOD)
+    site.provider.change(f"cn=guests,{LISTS}", member=[(ldap3.MODIFY_ADD, [dn])])
+    browser, _ = await enter(site, "gil")
+    assert await browser.who() == "gil"
 
 
 async def test_a_wrong_password_and_an_unknown_name_read_and_cost_the_same(site: Site[Ldap]) -> None:

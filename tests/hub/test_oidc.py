@@ -196,7 +196,9 @@ async def test_a_provider_that_is_not_there_is_told_and_found_once_it_is(
 
 async def test_a_hub_that_was_restarted_on_the_way_signs_in_all_the_same(site: Site[Oidc]) -> None:
     trip = await choose(site, await set_out(site.hub.browser()), site.provider.join("rex", "lab"))
-    site.authenticator.metadata = site.authenticator.keys = None
+    authenticator = site.authenticator
+    authenticator.metadata = authenticator.keys = None
+    authenticator.token_url = authenticator.userdata_url = ""
     with site.afresh():
         assert (await trip.come_back()).status == 302
     assert await trip.browser.who() == "rex"
@@ -273,6 +275,27 @@ async def test_an_id_token_that_is_not_the_provider_s_for_us_and_of_now_is_refus
             await authenticator._id_token_claims(signed(kid="unknown"), "n")
     finally:
         authenticator.keys = before
+
+
+async def test_two_answers_about_different_people_sign_in_neither(site: Site[Oidc]) -> None:
+    """What somebody's token opens is not believed with another's ID token."""
+    owner = site.provider.join("owner", "lab")
+    await sign_in(site, owner)
+    user = next(user for user in site.hub.app.users.values() if user.name == "owner")
+    stolen = (await user.get_auth_state())["access_token"]
+    real = site.authenticator.get_token_info
+
+    async def swap(handler: Any, params: Any) -> dict[str, Any]:
+        return {**await real(handler, params), "access_token": stolen}
+
+    trip = await choose(site, await set_out(site.hub.browser()), site.provider.join("thief"))
+    site.authenticator.get_token_info = swap
+    try:
+        answer = await trip.come_back()
+    finally:
+        del site.authenticator.get_token_info
+    assert (answer.status, kind(answer)) == (502, "strange-answer")
+    assert "different people" in site.hub.lines.text
 
 
 async def test_no_secret_code_or_token_is_in_the_log(site: Site[Oidc]) -> None:

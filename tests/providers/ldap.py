@@ -31,6 +31,7 @@ include {schema}/nis.schema
 include {schema}/inetorgperson.schema
 modulepath /usr/lib/ldap
 moduleload back_mdb
+moduleload memberof
 pidfile {folder}/slapd.pid
 allow bind_anon_cred
 TLSCertificateFile {cert}
@@ -40,6 +41,7 @@ suffix "{suffix}"
 rootdn "{root}"
 rootpw {rootpw}
 directory {folder}/data
+overlay memberof
 access to attrs=userPassword by anonymous auth by * none
 access to * by dn.exact="{lookup}" read by anonymous auth by * none
 """

@@ -160,6 +160,10 @@ class Provider:
         self.url = ""
         self.down = False
         self.slow_s = 0.0
+        self.failing: set[str] = set()
+        """Paths at which it fails, while the others work."""
+        self.moved: dict[str, str] = {}
+        """Where it sends whoever asks for a path."""
         self.asked: list[str] = []
         """Method and path of every request, as they came."""
 
@@ -203,8 +207,10 @@ class Provider:
         self.asked.append(f"{request.method} {request.path}")
         if self.slow_s:
             await asyncio.sleep(self.slow_s)
-        if self.down:
+        if self.down or request.path in self.failing:
             return web.Response(status=503, text="<h1>Unicorn!</h1>", content_type="text/html")
+        if request.path in self.moved:
+            return web.Response(status=307, headers={"Location": self.moved[request.path]})
         answer: web.StreamResponse = await handler(request)
         return answer
 
