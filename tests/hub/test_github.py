@@ -32,6 +32,12 @@ async def site(tmp_path_factory: Any) -> AsyncIterator[Site[GitHub]]:
         yield running
 
 
+def look_anew(site: Site[GitHub]) -> None:
+    """Let everybody's rights be looked at with the next page, and the provider be left alone."""
+    for user in site.hub.app.users.values():
+        user._auth_refreshed = None
+
+
 # Who gets in.
 
 
@@ -492,8 +498,7 @@ async def test_an_administrator_of_the_file_gets_and_loses_the_rights_while_sign
     browser, _ = await sign_in(site, site.provider.join("amy", "vision-lab").id)
     for admins, status in ((("mia", "amy"), 200), (("mia",), 403)):
         with site.rules(admins=admins):
-            for user in site.hub.app.users.values():
-                user._auth_refreshed = None
+            look_anew(site)
             assert (await browser.get("/hub/people")).status == status
 
 
@@ -509,8 +514,7 @@ async def test_a_github_that_is_down_keeps_people_in_and_is_not_asked_at_every_p
             asked = len(site.provider.asked)
             for _ in range(3):
                 assert await browser.who() == "hal"
-                for user in site.hub.app.users.values():
-                    user._auth_refreshed = None
+                look_anew(site)
             assert len(site.provider.asked) - asked <= 3
         finally:
             setattr(site.provider, switch, False)
@@ -523,9 +527,10 @@ async def test_a_github_that_fails_halfway_is_no_news_of_a_membership(site: Site
     try:
         site.ask_anew()
         assert await browser.who() == "ida"
-        # At the sign-in nobody is let in by it, and nobody is told that they do not belong here.
-        _, answer = await sign_in(site, ida.id)
-        assert await browser.who() == "ida"
+        # At the sign-in it neither lets anybody in nor ends what was known of them.
+        again, _ = await sign_in(site, ida.id)
+        look_anew(site)
+        assert await again.who() == await browser.who() == "ida"
         new = site.provider.join("ilse", "vision-lab")
         _, answer = await sign_in(site, new.id)
         assert (answer.status, kind(answer)) == (503, "provider-down")
@@ -533,6 +538,32 @@ async def test_a_github_that_fails_halfway_is_no_news_of_a_membership(site: Site
         site.provider.failing = set()
     browser, _ = await sign_in(site, new.id)
     assert await browser.who() == "ilse"
+
+
+async def test_an_organization_that_hides_its_members_ends_nobody_s_work_for_half_a_day(
+    site: Site[GitHub],
+) -> None:
+    jan = site.provider.join("jan", "vision-lab")
+    browser, _ = await sign_in(site, jan.id)
+    lab = site.provider.organizations["vision-lab"]
+    lab.lets_in = set()
+    try:
+        for hours in (6, 5):
+            site.later.seconds += hours * 3600
+            site.ask_anew()
+            assert await browser.who() == "jan"
+            # A sign-in meanwhile confirms nothing.
+            again, _ = await sign_in(site, jan.id)
+            assert await again.who() == "jan"
+        site.later.seconds += 2 * 3600
+        site.ask_anew()
+        assert await browser.who() == ""
+        _, answer = await sign_in(site, jan.id)
+        assert kind(answer) == "membership-hidden"
+    finally:
+        lab.lets_in = None
+    browser, _ = await sign_in(site, jan.id)
+    assert await browser.who() == "jan"
 
 
 async def test_who_takes_the_permission_back_at_github_signs_in_again(site: Site[GitHub]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tornado import web
@@ -18,7 +18,6 @@ from labdock.core.errors import AccountError
 from labdock.core.login import CALLBACK_PATH, LoginSettings
 from labdock.core.sign_in_trouble import (
     ABOUT_THEM,
-    PASSING,
     SignInError,
     Trouble,
     not_now,
@@ -37,7 +36,7 @@ AFTER_A_FAILURE_S = 60.0
 """How long a provider that did not answer is left alone, for one person."""
 
 UNCONFIRMED_S = 12 * 3600
-"""How long somebody stays in whose provider gave nothing to ask it with again."""
+"""How long the last word of a provider holds that cannot be asked again, or may not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +56,20 @@ class Wiring:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a provider says of somebody, and what it did not say: a *gap* for each membership it kept back."""
+    """What a provider says of somebody, and what it did not say, with a *gap* for each time that it did not.
+
+    *unknown* are those of the rules' organizations and teams about which it failed just now; *hidden* those
+    about which this site may not ask.
+    """
 
     presented: Presented
     gaps: tuple[Trouble, ...] = ()
+    unknown: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
 
     @property
     def whole(self) -> bool:
-        """Whether what is missing is missing for good, and not because the provider failed just now."""
-        return not any(gap.kind in PASSING for gap in self.gaps)
+        return not self.unknown and not self.hidden
 
 
 class Vouched(LabdockAuthenticator):
@@ -100,19 +104,40 @@ class Vouched(LabdockAuthenticator):
         """
         for gap in facts.gaps:
             self.tell_admin(gap)
+        presented, now = facts.presented, self.wiring.clock()
+        known = await asyncio.to_thread(self.admission.store.of_identity, presented.identity)
+        before = await self._kept(handler, known)
+        if known is not None:
+            # What the provider did not say is no news: it must not end what its earlier word began.
+            unsaid = facts.unknown | (facts.hidden if _is_fresh(before, now) else frozenset())
+            presented = replace(presented, groups=presented.groups | (known.groups & unsaid))
         try:
-            account = await self.admission.admit(facts.presented)
+            account = await self.admission.admit(presented)
         except NotAdmittedError as error:
             if error.reason is Reason.REFUSED:
                 raise SignInError(refused(self.provider)) from error
-            if error.reason is Reason.WAITING and facts.whole:
+            if error.reason is Reason.WAITING and not facts.unknown:
                 send_to_waiting(handler, error.identity)
                 raise web.Finish from error
             raise SignInError(facts.gaps[0] if facts.gaps else unlisted(self.provider)) from error
         except AccountError as error:
             raise SignInError(not_now(error.message, error.fix)) from error
-        self._asked[account.name] = self.wiring.clock()
-        return self.model(account, state | {"identity": account.identity})
+        self._asked[account.name] = now
+        kept = {
+            "identity": account.identity,
+            "confirmed_at": int(now) if facts.whole else before.get("confirmed_at", 0),
+            # Some providers give what renews a token with the first sign-in alone.
+            "refresh_token": state.get("refresh_token") or before.get("refresh_token", ""),
+        }
+        return self.model(account, state | kept)
+
+    async def _kept(self, handler: Any, account: Account | None) -> dict[str, Any]:
+        """What is kept of the last sign-in to *account*; nothing if it holds no more."""
+        user = handler.find_user(account.name) if account is not None else None
+        state = await user.get_auth_state() if user is not None else None
+        if not state or state.get("dead") or account is None or state.get("identity") != account.identity:
+            return {}
+        return dict(state)
 
     def model(self, account: Account, state: dict[str, Any]) -> dict[str, Any]:
         """JupyterHub's form of *account*, and what it keeps with it."""
@@ -188,7 +213,7 @@ class Vouched(LabdockAuthenticator):
             # What it said at the sign-in holds for half a day.
             if now - state.get("signed_in_at", 0) > UNCONFIRMED_S:
                 raise SignInError(token_dead(self.provider))
-        elif not facts.whole:
+        elif facts.unknown or (facts.hidden and _is_fresh(state, now)):
             for gap in facts.gaps:
                 self.tell_admin(gap)
             return known, state
@@ -198,6 +223,7 @@ class Vouched(LabdockAuthenticator):
             if found.identity != known.identity:
                 raise SignInError(token_dead(self.provider))
             known = found
+            state = state | {"confirmed_at": int(now)}
         self._asked[user.name] = now
         return known, state
 
@@ -216,3 +242,9 @@ class Vouched(LabdockAuthenticator):
             # JupyterHub would let a token go on until its owner comes by with a browser.
             raise web.HTTPError(403, "The owner of this token may not come in any more.")
         return False
+
+
+def _is_fresh(state: Mapping[str, Any], now: float) -> bool:
+    """Whether what *state* was kept with was confirmed so lately that it holds without a new word."""
+    confirmed_at: float = state.get("confirmed_at", 0)
+    return now - confirmed_at <= UNCONFIRMED_S

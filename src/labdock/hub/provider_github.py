@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +14,8 @@ from traitlets import default
 
 from labdock.core.admission import Presented
 from labdock.core.sign_in_trouble import (
+    ABOUT_THEM,
+    HIDDEN,
     SignInError,
     Trouble,
     hidden_membership,
@@ -22,6 +26,27 @@ from labdock.core.sign_in_trouble import (
 )
 from labdock.hub.provider_base import Facts
 from labdock.hub.provider_oauth import OAuthVouched, json_object, text_of, wait_s
+
+
+@dataclass
+class _Asked:
+    """What came of the questions about somebody's memberships."""
+
+    groups: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
+    gaps: list[Trouble] = field(default_factory=list)
+
+    @contextmanager
+    def about(self, *names: str) -> Iterator[None]:
+        """Note for *names* why they could not be asked about; a token that is not accepted ends it all."""
+        try:
+            yield
+        except SignInError as error:
+            if error.trouble.kind in ABOUT_THEM:
+                raise
+            self.gaps.append(error.trouble)
+            (self.hidden if error.trouble.kind == HIDDEN else self.unknown).update(names)
 
 
 class GitHub(OAuthVouched, GitHubOAuthenticator):  # type: ignore[misc]  # no type information upstream
@@ -46,29 +71,33 @@ class GitHub(OAuthVouched, GitHubOAuthenticator):  # type: ignore[misc]  # no ty
         if not login:
             raise SignInError(no_identity(self.provider, "login"))
         rules = self.admission.rules
-        groups: set[str] = set()
-        gaps: list[Trouble] = []
-        belongs: dict[str, bool] = {}
+        asked = _Asked()
         for organization in dict.fromkeys(
             (*rules.organizations, *(team.partition(":")[0] for team in rules.teams))
         ):
-            try:
-                belongs[organization] = await self._belongs_to(organization, state)
-            except SignInError as error:
-                gaps.append(error.trouble)
-        groups |= {name for name in rules.organizations if belongs.get(name)}
+            teams = [team for team in rules.teams if team.partition(":")[0] == organization]
+            with asked.about(organization, *teams):
+                if await self._belongs_to(organization, state):
+                    asked.groups.add(organization)
         for team in rules.teams:
             organization, _, slug = team.partition(":")
-            if belongs.get(organization):
-                try:
+            if organization in asked.groups:
+                with asked.about(team):
                     if await self._on_team(organization, slug, login, state):
-                        groups.add(team)
-                except SignInError as error:
-                    gaps.append(error.trouble)
+                        asked.groups.add(team)
         presented = Presented(
-            f"github:{number}", login, full_name=text_of(user, "name"), groups=frozenset(groups)
+            f"github:{number}",
+            login,
+            full_name=text_of(user, "name"),
+            # The organization of a team is no reason to come in by itself.
+            groups=rules.memberships & asked.groups,
         )
-        return Facts(presented, tuple(gaps))
+        return Facts(
+            presented,
+            tuple(asked.gaps),
+            unknown=rules.memberships & asked.unknown,
+            hidden=rules.memberships & asked.hidden,
+        )
 
     async def _belongs_to(self, organization: str, state: Mapping[str, Any]) -> bool:
         # Of the several questions this is the one that needs no login, which may change hands meanwhile.

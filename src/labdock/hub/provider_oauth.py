@@ -268,13 +268,7 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
         token = await self.get_token_info(handler, params)
         state = self._state_from(token, {"signed_in_at": int(self.wiring.clock())})
         facts = await self.facts(state, token, handler)
-        model = await self.admit(handler, facts, state)
-        user = handler.find_user(model["name"])
-        before = await user.get_auth_state() if user is not None else None
-        if before and before.get("identity") == model["auth_state"]["identity"] and not before.get("dead"):
-            # Some providers give a refresh token with the first sign-in alone.
-            model["auth_state"]["refresh_token"] = state["refresh_token"] or before.get("refresh_token", "")
-        return model
+        return await self.admit(handler, facts, state)
 
     async def facts(self, state: dict[str, Any], token: Mapping[str, Any] | None, handler: Any) -> Facts:
         """What the provider says of the owner of the token in *state*.
