@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyotp
 import pytest
 import pytest_asyncio
 from jupyterhub import orm
@@ -102,6 +103,47 @@ async def test_no_page_is_hurt_by_the_policy(hub: Hub, watched: Watched) -> None
     await page.locator("#stop").click()
     await expect(page.get_by_role("link", name="Start session")).to_be_visible()
     await watched.open("/hub/user/root-of-all/", status=424)
+    assert not watched.complaints
+
+
+async def test_somebody_asks_is_let_in_and_sets_up_a_second_factor(hub: Hub, watched: Watched) -> None:
+    page = watched.page
+    await watched.open("/hub/login")
+    await page.get_by_role("link", name="Ask for one").click()
+    await page.get_by_label("Name to sign in with").fill("newcomer")
+    await page.locator("#password").fill(GOOD)
+    await page.get_by_role("button", name="Ask to be let in").click()
+    await expect(page.get_by_role("heading", name="Waiting for approval")).to_be_visible()
+    assert (await hub.api("POST", "/labdock/users/newcomer/approve")).status == 200
+    # The page looks by itself.
+    await expect(page.get_by_role("heading", name="You were let in")).to_be_visible(timeout=20_000)
+    await page.get_by_role("link", name="Sign in", exact=True).click()
+    await expect(page.locator("#username_input")).to_have_value("newcomer")
+    await page.locator("#password").fill(GOOD)
+    await page.locator("#login_submit").click()
+    await expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
+
+    await watched.open("/hub/password")
+    await page.get_by_role("link", name="Second factor").click()
+    await page.locator("#password").fill(GOOD)
+    await page.get_by_role("button", name="Set up").click()
+    box = await page.locator(".ld-qr svg").bounding_box()
+    assert box is not None
+    assert box["width"] > 150
+    secret = (await page.locator("main code").inner_text()).replace("-", "")
+    await page.locator("#code").fill(pyotp.TOTP(secret).now())
+    await page.get_by_role("button", name="Confirm").click()
+    await expect(page.get_by_role("heading", name="Recovery codes")).to_be_visible()
+    code = await page.locator(".ld-codes code").first.inner_text()
+
+    await watched.open("/hub/logout")
+    await page.locator("#username_input").fill("newcomer")
+    await page.locator("#password").fill(GOOD)
+    await page.locator("#login_submit").click()
+    await expect(page.get_by_role("heading", name="Your code")).to_be_visible()
+    await page.locator("#code").fill(code)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
     assert not watched.complaints
 
 
