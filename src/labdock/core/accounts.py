@@ -64,6 +64,11 @@ class Account:
     aliases: frozenset[str] = frozenset()
 
     @property
+    def only_asked(self) -> bool:
+        """Whether they asked to come in, or were refused that, and have never been in."""
+        return self.standing in {Standing.WAITING, Standing.REFUSED} and self.activated_at is None
+
+    @property
     def state(self) -> str:
         """waiting, refused, invited or active, in a word; not whether the rules let them in."""
         if self.standing in {Standing.WAITING, Standing.REFUSED}:

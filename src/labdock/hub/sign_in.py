@@ -83,7 +83,10 @@ class SignIn:
         right = await self._in_thread(self._matches, stored or self._nobody, password)
         # Anew: whoever was removed or refused meanwhile is out.
         account = await asyncio.to_thread(store.find, known_form)
-        if account is None or stored is None or not right or account.name in self.admission.leaving:
+        # Whoever has only asked for an account is answered as for a name of somebody else: what their own
+        # password does would tell whether the name was free. The page of those who wait tells them the rest.
+        nobody = account is None or account.only_asked or account.name in self.admission.leaving
+        if account is None or stored is None or not right or nobody:
             # What was typed as a name may be a password: log it only if it is a name.
             who = account.name if account else "nobody we know"
             app_log.warning("Failed sign-in as %s from %s", who, address)
