@@ -185,6 +185,7 @@ async def test_an_answer_without_the_id_lets_nobody_in(site: Site[GitHub]) -> No
 async def test_a_stranger_is_told_that_nobody_expects_them(site: Site[GitHub]) -> None:
     browser, answer = await sign_in(site, site.provider.join("stranger").id)
     assert (answer.status, kind(answer)) == (403, "unlisted")
+    assert "GitHub knows you as stranger" in answer.text
     assert "admin@lab.example" in answer.text
     assert "Use another account" in answer.text
     assert await browser.who() == ""
@@ -197,12 +198,12 @@ async def test_whoever_uses_another_account_is_asked_which(site: Site[GitHub]) -
 
 async def test_a_stranger_waits_and_gets_in_once_approved(site: Site[GitHub]) -> None:
     wanda = site.provider.join("wanda")
-    with site.rules(approve=True):
+    with site.rules(approve=True, admins=("mia", "warden")):
         browser, answer = await sign_in(site, wanda.id)
         assert answer.headers["Location"] == "/hub/waiting"
         page = await browser.get("/hub/waiting")
         assert "Waiting for approval" in page.text
-        admin, _ = await sign_in(site, next(p.id for p in site.provider.people.values() if p.login == "Mia"))
+        admin, _ = await sign_in(site, site.provider.join("warden").id)
         people = await admin.get("/hub/people")
         assert "wanda" in people.text
         approved = await admin.post("/hub/people/wanda/approve", {"_xsrf": people.xsrf()})

@@ -102,6 +102,20 @@ async def test_a_renamed_login_keeps_its_account_and_a_stranger_under_the_old_on
     assert (await browser.get("/hub/people")).status == 403
 
 
+async def test_a_subject_of_the_longest_kind_is_told_from_one_that_begins_like_it(site: Site[Oidc]) -> None:
+    for end in ("1", "2"):
+        site.provider.put("s" * 240 + end, "lang", "lab")
+    first, _ = await sign_in(site, "s" * 240 + "1")
+    again, _ = await sign_in(site, "s" * 240 + "1")
+    other, _ = await sign_in(site, "s" * 240 + "2")
+    assert [await browser.who() for browser in (first, again, other)] == ["lang", "lang", "lang-2"]
+    account = site.hub.store.find("lang")
+    assert account is not None
+    assert len(account.identity) <= 64
+    site.ask_anew()
+    assert await first.who() == "lang"
+
+
 async def test_an_address_counts_only_if_the_provider_says_that_it_is_verified(site: Site[Oidc]) -> None:
     for claims in ({"email_verified": False}, {}, {"email_verified": "true"}):
         _, answer = await sign_in(site, site.provider.join("kim1", email="kim@example.edu", **claims))

@@ -39,9 +39,13 @@ class Oidc:
     def join(self, login: str, *groups: str, **claims: Any) -> str:
         """The subject of a new person."""
         subject = secrets.token_hex(12)
+        self.put(subject, login, *groups, **claims)
+        return subject
+
+    def put(self, subject: str, login: str, *groups: str, **claims: Any) -> None:
+        """A person under a *subject* of one's own choice."""
         self.people[subject] = {"preferred_username": login, "groups": list(groups), **claims}
         self.save()
-        return subject
 
     async def through(self, url: str, subject: str, authority: Authority) -> str:
         """Where a browser is sent back to after its person signed in as *subject*; "" says no."""

@@ -48,8 +48,8 @@ class Trouble:
     """Why a sign-in did not come about.
 
     *title*, *words* and *way_out* are for the person, and name no setting; *cause* and *fix* are for the
-    administrator. None of them holds a secret, or text that somebody else chose. *again* says whether trying
-    again can help; *retry_s* when, 0 for at once.
+    administrator. None of them holds a secret, nor text that somebody chose, but the person's own login.
+    *again* says whether trying again can help; *retry_s* when, 0 for at once.
     """
 
     kind: str
@@ -296,11 +296,12 @@ def no_verified_email(provider: str) -> Trouble:
     )
 
 
-def unlisted(provider: str) -> Trouble:
+def unlisted(provider: str, login: str) -> Trouble:
+    """Nobody expects whom *provider* calls *login*."""
     return Trouble(
         UNLISTED,
         "You are not on the list",
-        f"{provider} knows you, but this site does not expect you.",
+        f"{provider} knows you as {login}, and this site does not expect {login}.",
         "If you have several accounts there, use the right one. Otherwise ask to be let in.",
         "somebody who is on no list signed in",
         "If they belong here, add them: `labdock users add`, or to login.people.",

@@ -119,7 +119,8 @@ class Vouched(LabdockAuthenticator):
             if error.reason is Reason.WAITING and not facts.unknown:
                 send_to_waiting(handler, error.identity)
                 raise web.Finish from error
-            raise SignInError(facts.gaps[0] if facts.gaps else unlisted(self.provider)) from error
+            nobody = unlisted(self.provider, facts.presented.login)
+            raise SignInError(facts.gaps[0] if facts.gaps else nobody) from error
         except AccountError as error:
             raise SignInError(not_now(error.message, error.fix)) from error
         self._asked[account.name] = now

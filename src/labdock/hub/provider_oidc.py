@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping
@@ -34,6 +35,9 @@ from labdock.hub.provider_oauth import (
     names_in,
     text_of,
 )
+
+LONGEST_SUBJECT = 50
+"""The longest identity that the table of accounts keeps is a little more than this."""
 
 
 class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no type information upstream
@@ -154,7 +158,7 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
             # An address that anybody can type in is nobody's name.
             raise SignInError(no_verified_email(self.provider))
         presented = Presented(
-            f"oidc:{subject}",
+            f"oidc:{_short(subject)}",
             login,
             email=email if verified else "",
             full_name=text_of(claims, "name"),
@@ -227,3 +231,10 @@ def claim_at(claims: Mapping[str, Any], path: str) -> object:
 def _login_of(claims: Mapping[str, Any], path: str) -> str:
     value = claim_at(claims, path)
     return value.strip() if isinstance(value, str) else ""
+
+
+def _short(subject: str) -> str:
+    """*subject* as it is, or a digest that stands for it where it is too long to keep."""
+    if len(subject) <= LONGEST_SUBJECT:
+        return subject
+    return f"sha256-{hashlib.sha256(subject.encode()).hexdigest()[:43]}"
