@@ -22,7 +22,7 @@ from tests.hub.signing_in import Site, site_of
 from tests.providers.ldap import GROUPS, LISTS, LOOKUP, PEOPLE, Ldap, running_ldap
 from tests.providers.serving import Application, Authority
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.programs]
 
 RULES = AccessRules(
     admins=("mia",), people=("kim",), groups=("gpu", f"cn=Guests, {LISTS}", "poets", f"cn=two,{GROUPS}")

@@ -20,7 +20,7 @@ from tests.hub.signing_in import CALLBACK, Site, Trip, kind, on_hub, set_out, si
 from tests.providers.oidc import LASTS_S, Oidc, running_oidc
 from tests.providers.serving import Authority
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.programs]
 
 RULES = AccessRules(admins=("mia",), people=("kim@example.edu",), groups=("lab", "Vision Lab"))
 
