@@ -79,6 +79,18 @@ async def test_the_api_s_answers_may_load_nothing(hub: Hub) -> None:
 
 
 @on_a_hub
+async def test_no_file_is_taken_for_something_else(hub: Hub) -> None:
+    for path in (
+        "/hub/static/js/darkmode.js",
+        "/hub/labdock/labdock.css",
+        "/hub/labdock/icon.svg",
+    ):
+        answer = await hub.browser().get(path)
+        assert answer.status == 200, path
+        assert answer.headers["X-Content-Type-Options"] == "nosniff", path
+
+
+@on_a_hub
 async def test_every_handler_of_the_hub_is_guarded(hub: Hub) -> None:
     loose = [
         handler.__name__

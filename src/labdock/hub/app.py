@@ -136,6 +136,8 @@ class LabdockHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type in
         extensions = [*given.get("extensions", ()), ScriptNonces]
         self.jinja_environment_options = {**given, "extensions": extensions}
         super().init_tornado_settings()
+        files = self.tornado_settings["static_handler_class"]
+        self.tornado_settings["static_handler_class"] = guarded(files)
 
     async def start(self) -> None:
         await super().start()

@@ -52,8 +52,19 @@ def page_policy(nonce: str, *, form_targets: str = "", inline_styles: bool = Fal
     )
 
 
-class Guarded:
-    """On top of a handler of the hub: the headers, and for its templates ``csp_nonce``."""
+class WithHeaders:
+    """On top of any handler: the headers that all answers have."""
+
+    def set_default_headers(self: Any) -> None:
+        super().set_default_headers()  # type: ignore[misc]  # of the handler below
+        for name, value in HEADERS.items():
+            # A page may be stricter.
+            if name not in self._headers:
+                self.set_header(name, value)
+
+
+class Guarded(WithHeaders):
+    """On top of a page or a call of the hub: its content security policy, and for templates ``csp_nonce``."""
 
     @functools.cached_property
     def csp_nonce(self) -> str:
@@ -72,13 +83,6 @@ class Guarded:
             )
         )
         return "; ".join((*rules, f"report-uri {self.csp_report_uri}"))
-
-    def set_default_headers(self: Any) -> None:
-        super().set_default_headers()  # type: ignore[misc]  # of the handler below
-        for name, value in HEADERS.items():
-            # A page may be stricter.
-            if name not in self._headers:
-                self.set_header(name, value)
 
     @property
     def template_namespace(self) -> dict[str, Any]:
@@ -103,10 +107,11 @@ def form_targets(handler: Any) -> Iterator[str]:
 
 @functools.cache
 def guarded(handler: type) -> type:
-    """*handler* with :class:`Guarded` on top, if it is one of the hub's."""
-    if not issubclass(handler, BaseHandler) or issubclass(handler, Guarded):
+    """*handler* with :class:`Guarded` on top, or, where it only serves files, with the headers."""
+    if issubclass(handler, WithHeaders):
         return handler
-    return type(handler.__name__, (Guarded, handler), {"__module__": handler.__module__})
+    top = Guarded if issubclass(handler, BaseHandler) else WithHeaders
+    return type(handler.__name__, (top, handler), {"__module__": handler.__module__})
 
 
 class ScriptNonces(Extension):
