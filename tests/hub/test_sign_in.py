@@ -8,6 +8,7 @@ import re
 import pytest
 
 from labdock.core.accounts import PACE_FOR_NAME, PACE_FOR_NAME_FROM_ANYWHERE
+from labdock.hub.sign_in import MOST_AT_ONCE
 from tests.hub.conftest import BETTER, CHEAP, GOOD, PUBLIC_URL, Hub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -138,6 +139,21 @@ async def test_the_mark_of_one_account_helps_at_no_other(hub: Hub) -> None:
         await attacker.get("/hub/logout")
         heard += (await attacker.sign_in("dot", "not this one")).status == 403
     assert heard == PACE_FOR_NAME.free + 1
+
+
+async def test_a_flood_from_everywhere_keeps_nobody_out_who_was_here_before(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = await hub.member("flo")
+    await known.get("/hub/logout")
+    monkeypatch.setattr(hub.sign_in, "_checking", MOST_AT_ONCE)
+    refused = await hub.browser().sign_in("flo", GOOD)
+    assert refused.status == 429
+    assert said(refused.text) == "Too many people sign in at this moment. Try again in 10 seconds."
+    assert (await known.sign_in("flo", GOOD)).status == 302
+    monkeypatch.undo()
+    assert hub.sign_in._checking == 0
+    assert (await hub.browser().sign_in("flo", GOOD)).status == 302
 
 
 async def test_a_burst_of_guesses_is_not_all_checked(hub: Hub) -> None:

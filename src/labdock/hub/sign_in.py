@@ -29,6 +29,12 @@ from labdock.hub.waiting import send_to_waiting
 
 WRONG = "Wrong name or password."
 
+MOST_AT_ONCE = 200
+"""How many passwords may wait to be checked, which takes ten seconds then. Ten thousand machines with a guess
+each must not keep everybody waiting: who is known is heard whatever waits, the others are told to come again.
+"""
+AGAIN_AFTER_S = 10
+
 R = TypeVar("R")
 
 
@@ -54,6 +60,7 @@ class SignIn:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="password")
         self._steady = steady
         self._limiter = Limiter()
+        self._checking = 0
         # Checked when there is no hash, so that an unknown name takes as long as a wrong password.
         self._nobody = self._hasher.hash("nobody")
 
@@ -76,11 +83,17 @@ class SignIn:
         store = self.admission.store
         account = await asyncio.to_thread(store.find, known_form)
         browser = (known or {}).get(account.identity, "") if account is not None else ""
+        if self._checking >= MOST_AT_ONCE and not browser:
+            raise TooManyTriesError(AGAIN_AFTER_S, what="people sign in at this moment")
         self._limiter, wait_s = self._limiter.admit(address, known_form, self._steady(), browser=browser)
         if wait_s:
             raise TooManyTriesError(wait_s)
         stored = await asyncio.to_thread(store.password_hash, known_form)
-        right = await self._in_thread(self._matches, stored or self._nobody, password)
+        self._checking += 1
+        try:
+            right = await self._in_thread(self._matches, stored or self._nobody, password)
+        finally:
+            self._checking -= 1
         # Anew: whoever was removed or refused meanwhile is out.
         account = await asyncio.to_thread(store.find, known_form)
         # Whoever has only asked for an account is answered as for a name of somebody else: what their own
