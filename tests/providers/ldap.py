@@ -111,11 +111,11 @@ class Ldap:
 
 
 @contextmanager
-def running_ldap(folder: Path, authority: Authority) -> Iterator[Ldap]:
-    """A directory with people, groups and lists in it, and an entry that may look people up."""
+def running_ldap(folder: Path, authority: Authority, host: str = "localhost") -> Iterator[Ldap]:
+    """A directory on *host* with people, groups and lists in it, and an entry that may look people up."""
     program = shutil.which("slapd") or "/usr/sbin/slapd"
     assert Path(program).exists(), "slapd is not there: run scripts/prepare-tests"
-    cert, key = authority.issue(folder, "localhost", "127.0.0.1")
+    cert, key = authority.issue(folder, host, "127.0.0.1")
     rootpw = secrets.token_hex(12)
     directory = Ldap(folder, rootpw)
     (folder / "data").mkdir()
@@ -132,10 +132,10 @@ def running_ldap(folder: Path, authority: Authority) -> Iterator[Ldap]:
             lookup=LOOKUP,
         )
     )
-    directory.url = f"ldaps://localhost:{_free_port()}"
-    directory.plain_url = f"ldap://localhost:{_free_port()}"
+    directory.url = f"ldaps://{host}:{_free_port()}"
+    directory.plain_url = f"ldap://{host}:{_free_port()}"
     # The certificate is not for the last of them.
-    other = directory.url.replace("localhost", "127.0.0.2")
+    other = directory.url.replace(host, "127.0.0.2")
     urls = f"{directory.url} {directory.plain_url} {other}"
     directory._command = [program, "-f", str(config), "-h", urls, "-d", "0"]
     try:
