@@ -132,14 +132,8 @@ def running_ldap(folder: Path, authority: Authority, host: str = "localhost") ->
             lookup=LOOKUP,
         )
     )
-    directory.url = f"ldaps://{host}:{_free_port()}"
-    directory.plain_url = f"ldap://{host}:{_free_port()}"
-    # The certificate is not for the last of them.
-    other = directory.url.replace(host, "127.0.0.2")
-    urls = f"{directory.url} {directory.plain_url} {other}"
-    directory._command = [program, "-f", str(config), "-h", urls, "-d", "0"]
     try:
-        directory.start()
+        _start(directory, program, config, host)
         directory.add(SUFFIX, ["dcObject", "organization"], o="Lab", dc="lab")
         for place in ("people", "groups", "lists", "services"):
             directory.add(f"ou={place},{SUFFIX}", ["organizationalUnit"], ou=place)
@@ -152,6 +146,24 @@ def running_ldap(folder: Path, authority: Authority, host: str = "localhost") ->
         yield directory
     finally:
         directory.stop()
+
+
+def _start(directory: Ldap, program: str, config: Path, host: str) -> None:
+    """Start *directory* on ports that are free; somebody else may take one in between."""
+    for last in (False, False, True):
+        directory.url = f"ldaps://{host}:{_free_port()}"
+        directory.plain_url = f"ldap://{host}:{_free_port()}"
+        # The certificate is not for the last of them.
+        other = directory.url.replace(host, "127.0.0.2")
+        urls = f"{directory.url} {directory.plain_url} {other}"
+        directory._command = [program, "-f", str(config), "-h", urls, "-d", "0"]
+        try:
+            directory.start()
+            return
+        except AssertionError:
+            directory.stop()
+            if last:
+                raise
 
 
 def _free_port() -> int:
