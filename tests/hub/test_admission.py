@@ -72,6 +72,19 @@ async def test_who_was_refused_is_out_at_once_and_in_again_once_approved(hub: Hu
 
 
 @on_a_hub
+async def test_a_token_that_was_made_too_late_opens_nothing_for_who_is_refused(hub: Hub) -> None:
+    await hub.member("lee")
+    assert (await hub.api("POST", "/labdock/users/lee/refuse")).status == 200
+    # As one that comes of a code which a browser still had.
+    user = next(user for user in hub.app.users.values() if user.name == "lee")
+    token = user.new_api_token()
+    assert (await hub.api("GET", "/user", token=token)).status == 403
+    assert (await hub.api("POST", "/users/lee/server", token=token, json={})).status == 403
+    assert (await hub.api("POST", "/labdock/users/lee/approve")).status == 200
+    assert (await hub.api("GET", "/user", token=token)).status == 200
+
+
+@on_a_hub
 async def test_nobody_refuses_themselves_or_the_last_administrator(hub: Hub) -> None:
     boss = await hub.member("uma", admin=True)
     page = await boss.get("/hub/people")

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from labdock.core.login import AccessRules
+from labdock.hub.rights import keep_rights
 from tests.hub.conftest import until_ready
 from tests.hub.signing_in import Site, choose, kind, on_hub, running_site, set_out, sign_in, with_query
 from tests.providers.github import GitHub, Organization
@@ -467,6 +468,50 @@ async def test_who_leaves_the_organization_is_out_also_with_a_token(site: Site[G
     assert await browser.who() == ""
     started = await site.hub.api("POST", "/users/lea/server", json={"image": "cpu"})
     assert started.status == 403
+
+
+async def test_who_leaves_the_organization_loses_the_session_that_runs(site: Site[GitHub]) -> None:
+    lia = site.provider.join("lia", "vision-lab")
+    await sign_in(site, lia.id)
+    made = await site.hub.api("POST", "/users/lia/tokens", json={})
+    started = await site.hub.api("POST", "/users/lia/server", json={"image": "cpu"})
+    assert started.status in (201, 202), started.text
+    await until_ready(site.hub, "lia")
+
+    async def sweep() -> None:
+        assert (await site.hub.api("POST", "/labdock/sweep", json={})).status == 200
+
+    care = asyncio.create_task(keep_rights(site.hub.sign_in.admission.state, sweep, every_s=0.05))
+    try:
+        await asyncio.sleep(0.3)
+        assert (await site.hub.api("GET", "/users/lia")).json["server"] is not None
+        del site.provider.organizations["vision-lab"].members[lia.id]
+        site.ask_anew()
+        # As the session asks with its own token, whether somebody has a page open or not.
+        assert (await site.hub.api("GET", "/user", token=made.json["token"])).status == 403
+        async with asyncio.timeout(10):
+            while (await site.hub.api("GET", "/users/lia")).json["server"] is not None:
+                await asyncio.sleep(0.05)
+    finally:
+        care.cancel()
+
+
+async def test_a_token_ends_with_the_sign_in_that_github_does_not_confirm(site: Site[GitHub]) -> None:
+    lil = site.provider.join("lil", "vision-lab")
+    browser, _ = await sign_in(site, lil.id)
+    made = await site.hub.api("POST", "/users/lil/tokens", json={})
+    token = made.json["token"]
+    assert (await site.hub.api("GET", "/user", token=token)).status == 200
+    for given in site.provider.tokens:
+        given.dead = given.dead or given.person == lil.id
+    site.ask_anew()
+    assert (await site.hub.api("GET", "/user", token=token)).status == 403
+    # Nor is it good again a little later.
+    look_anew(site)
+    assert (await site.hub.api("GET", "/user", token=token)).status == 403
+    assert await browser.who() == ""
+    await sign_in(site, lil.id)
+    assert (await site.hub.api("GET", "/user", token=token)).status == 200
 
 
 async def test_whom_an_administrator_shuts_out_is_out_at_once_with_cookie_and_token(

@@ -34,6 +34,8 @@ class Admission:
         self.second_factors = SecondFactorStore(store.engine)
         self.leaving: set[str] = set()
         """Names that are being removed: they can neither sign in nor start a session."""
+        self.lost = 0
+        """How often somebody who was in was found to have lost the right to be."""
         self._read_rules = rules
         self._rules = rules()
         self._clock = clock
@@ -54,6 +56,10 @@ class Admission:
         except HostError as error:
             app_log.error("Who may come in is as it was: %s", error)
         return self._rules
+
+    def state(self) -> tuple[AccessRules, int]:
+        """What makes everybody's rights be looked at anew when it changes."""
+        return self.rules, self.lost
 
     def judge(self, account: Account) -> Verdict:
         """Whether *account* may come in now, and as what."""

@@ -135,7 +135,7 @@ async def judge_everybody() -> None:
 
 async def care_for_rights() -> None:
     await until_ready()
-    await keep_rights(lambda: admission.rules, judge_everybody)
+    await keep_rights(admission.state, judge_everybody)
 
 
 async def care_for_orphans() -> None:

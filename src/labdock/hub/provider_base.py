@@ -157,15 +157,12 @@ class Vouched(LabdockAuthenticator):
 
         The admission is asked each time, the provider every few minutes: who left an organization is out.
         A provider that does not answer keeps nobody out who is in.
-
-        Raises:
-            HTTPError: 403 where JupyterHub would go on with a token of somebody who may not come in any more.
         """
         # One question at a time for each person: what renews a token may be good for once.
         async with self._locks.setdefault(user.name, asyncio.Lock()):
             account = await self.admission.find(user.name)
             if account is None:
-                return self._out(handler)
+                return False
             if account.identity.startswith(VISIT):
                 # Nobody at the provider: the command line made it for a moment, with a link of its own.
                 return self.rights(account)
@@ -176,7 +173,9 @@ class Vouched(LabdockAuthenticator):
                 return await self._present(user, account, state)
             except NotAdmittedError as error:
                 app_log.warning("Out: %s may not come in any more (%s)", user.name, error.reason)
-                return self._out(handler)
+                # They may have a session that runs, and a browser that is connected to it.
+                self.admission.lost += 1
+                return False
             except SignInError as error:
                 self.tell_admin(error.trouble)
                 # Asking the provider once is enough, until they sign in again.
@@ -237,12 +236,6 @@ class Vouched(LabdockAuthenticator):
             SignInError: It does not answer, or does not know them any more.
         """
         raise NotImplementedError
-
-    def _out(self, handler: Any) -> bool:
-        if handler is not None and getattr(handler, "_token_authenticated", False):
-            # JupyterHub would let a token go on until its owner comes by with a browser.
-            raise web.HTTPError(403, "The owner of this token may not come in any more.")
-        return False
 
 
 def _is_fresh(state: Mapping[str, Any], now: float) -> bool:

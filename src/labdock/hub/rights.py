@@ -8,21 +8,19 @@ from collections.abc import Awaitable, Callable
 from aiohttp import ClientError
 from tornado.log import app_log
 
-from labdock.core.login import AccessRules
-
 LOOK_EVERY_S = 1.0
 
 
 async def keep_rights(
-    rules: Callable[[], AccessRules], sweep: Callable[[], Awaitable[object]], *, every_s: float = LOOK_EVERY_S
+    state: Callable[[], object], sweep: Callable[[], Awaitable[object]], *, every_s: float = LOOK_EVERY_S
 ) -> None:
-    """Call *sweep* when the hub is there, and again whenever *rules* changed; never ends.
+    """Call *sweep* when the hub is there, and again whenever *state* changed; never ends.
 
     A sweep that fails is tried again: somebody's session may not have stopped in time.
     """
-    swept: AccessRules | None = None
+    swept: object = None
     while True:
-        now = rules()
+        now = state()
         if now != swept:
             try:
                 await sweep()

@@ -182,6 +182,11 @@ class LabdockAuthenticator(Authenticator):  # type: ignore[misc]  # JupyterHub h
         # "Who may come in" is the table of accounts and the rules, which JupyterHub cannot see when it warns.
         return True
 
+    @default("auth_refresh_strict")
+    def _default_auth_refresh_strict(self) -> bool:
+        # Else JupyterHub lets a token go on whose owner may not come in any more.
+        return True
+
     def rights(self, account: Account) -> dict[str, Any]:
         """JupyterHub's form of *account*: its name, and whether it is an administrator's now."""
         return {"name": account.name, "admin": self.admission.is_admin(account)}
