@@ -123,6 +123,15 @@ async def test_an_address_counts_only_if_the_provider_says_that_it_is_verified(s
     typed = site.provider.join("kim@example.edu", email="kim@example.edu", email_verified=False)
     _, answer = await sign_in(site, typed)
     assert (answer.status, kind(answer)) == (403, "no-verified-email")
+    # A user name that somebody chose, beside an address that is theirs or nobody's.
+    for email, claims in (
+        ("mallory@else.example", {"email_verified": True}),
+        ("mallory@else.example", {"email_verified": False}),
+        ("", {"email_verified": False}),
+    ):
+        chosen = site.provider.join("Kim@example.edu", email=email, **claims)
+        _, answer = await sign_in(site, chosen)
+        assert kind(answer) == ("unlisted" if claims["email_verified"] else "no-verified-email")
     browser, _ = await sign_in(site, site.provider.join("kim", email="kim@example.edu", email_verified=True))
     assert await browser.who() == "kim"
 

@@ -39,6 +39,9 @@ from labdock.hub.provider_oauth import (
 LONGEST_SUBJECT = 50
 """The longest identity that the table of accounts keeps is a little more than this."""
 
+SELF_CHOSEN = frozenset({"preferred_username", "nickname", "name", "email"})
+"""Claims that people choose themselves at many a provider (OpenID Connect Core, 5.1 and 5.7)."""
+
 
 class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no type information upstream
     """Any OpenID Connect provider, found by its issuer.
@@ -152,11 +155,16 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
             state["groups_by_id_token"] = True
         subject = self.immutable_id(claims, "sub")
         email = text_of(claims, "email").lower()
-        verified = claims.get("email_verified") is True
-        login = _login_of(claims, self.wiring.login.name_claim) or (email if verified else subject)
-        if login.lower() == email and claims.get("email_verified") is False:
+        verified = bool(email) and claims.get("email_verified") is True
+        name_claim = self.wiring.login.name_claim
+        login = _login_of(claims, name_claim)
+        mine = login.lower() == email
+        if "@" in login and "email_verified" in claims and (mine or name_claim in SELF_CHOSEN):
             # An address that anybody can type in is nobody's name.
-            raise SignInError(no_verified_email(self.provider))
+            if not verified:
+                raise SignInError(no_verified_email(self.provider))
+            login = login if mine else email
+        login = login or (email if verified else subject)
         presented = Presented(
             f"oidc:{_short(subject)}",
             login,
