@@ -109,7 +109,9 @@ def test_the_certificate_comes_from_where_the_setting_says() -> None:
     assert "eab kid-1 {$LABDOCK_ACME_EAB_KEY}" in auto
     assert "trusted_roots /run/labdock/settings/acme-authority.pem" in auto
     assert "email mia@lab.example" in auto
-    assert "issuer internal" in words(url="https://gpu", https="internal")
+    internal = words(url="https://gpu", https="internal")
+    assert "issuer internal" in internal
+    assert 'root_cn "Labdock root of gpu"' in internal
     pair = "/var/lib/labdock/own/pair.pem"
     assert f"tls {pair} {pair} {{" in words(url="https://gpu", https=OWN)
 

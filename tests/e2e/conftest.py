@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from labdock.adapters.visitor import Visitor
+from tests.e2e.secure import authority, pair, secure  # noqa: F401  fixtures
 from tests.stack import PASSWORD, Stack
 
 

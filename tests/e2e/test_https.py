@@ -6,7 +6,6 @@ One Labdock, whose configuration changes from test to test in the order of the f
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import socket
 import ssl
@@ -14,7 +13,6 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,74 +21,12 @@ import aiohttp
 import pytest
 
 from labdock.adapters.visitor import Visitor
-from tests.authorities import Lab, Made, lab
+from tests.e2e.secure import Pair, Secure
 from tests.pebble import EAB_KEY, EAB_KEY_ID, Pebble, running_pebble
-from tests.stack import PASSWORD, Stack, bridge_address, free_port, make_stack, take_down
+from tests.stack import PASSWORD, bridge_address
 
 LIFE_S = 40
 """How long Pebble's certificates live; the edge renews them when a third is left."""
-
-
-@dataclass(frozen=True)
-class Secure:
-    """A Labdock at https://localhost, and the ports that it is published at."""
-
-    stack: Stack
-    folder: Path
-    port: int
-    plain_port: int
-
-    @property
-    def url(self) -> str:
-        return f"https://localhost:{self.port}"
-
-    def configure(self, **site: Any) -> None:
-        places = {"listen": f"127.0.0.1:{self.port}", "listen_http": f"127.0.0.1:{self.plain_port}"}
-        whole = {"name": "Test Lab", "url": self.url, **places, **site}
-        lines = (f"site: {json.dumps(whole)}", "login: {admins: [mia]}", "limits: {memory: 1G, shm: 256M}")
-        self.stack.config.write_text("\n".join(lines) + "\n")
-
-    def up(self, code: int = 0) -> str:
-        """What ``labdock up`` says; it must end with *code*."""
-        done = self.stack.labdock("up")
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-        return done.stderr
-
-    def fingerprint(self) -> str:
-        """That of the certificate which is served now."""
-        return str(self.stack.facts("certificate", "show")["fingerprint"])
-
-    async def until_replaced(self, before: str, timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while await asyncio.to_thread(self.fingerprint) == before:
-            assert time.monotonic() < deadline, "the certificate is still the one before"
-            await asyncio.sleep(1)
-
-    def ask(self, path: str, *, host: str = "", plain: bool = False) -> http.client.HTTPResponse:
-        """The answer to a GET of *path*, with *host* as the Host header."""
-        connection: http.client.HTTPConnection
-        if plain:
-            connection = http.client.HTTPConnection("127.0.0.1", self.plain_port, timeout=10)
-        else:
-            anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            anything.check_hostname = False
-            anything.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection("localhost", self.port, timeout=10, context=anything)
-        connection.request("GET", path, headers={"Host": host} if host else {})
-        answer = connection.getresponse()
-        answer.read()
-        return answer
-
-
-@pytest.fixture(scope="module")
-def secure(engine_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
-    folder = tmp_path_factory.mktemp("https")
-    stack = make_stack(folder, engine_socket, "h")
-    made = Secure(stack, folder, stack.port, free_port())
-    try:
-        yield made
-    finally:
-        take_down(stack)
 
 
 @contextmanager
@@ -155,6 +91,13 @@ def test_an_authority_that_does_not_reach_this_machine_is_told_with_the_port(sec
         told = secure.up(1)
         assert "does not reach localhost at port 1" in told
         assert "firewall" in told
+        found = secure.stack.labdock("doctor").stdout
+        assert "✗ certificate authority: " in found
+        assert "does not reach localhost at port 1" in found
+        assert "✓ clock: agrees with that of the certificate authority" in found
+        status = secure.stack.labdock("status")
+        assert status.returncode == 1
+        assert "There is no certificate for localhost" in status.stdout
 
 
 async def test_a_certificate_is_issued_and_renewed_while_a_kernel_is_attached(secure: Secure) -> None:
@@ -167,38 +110,10 @@ async def test_a_certificate_is_issued_and_renewed_while_a_kernel_is_attached(se
             async with ada.channels(kernel) as channel:
                 await answers(channel)
                 first = await asyncio.to_thread(secure.fingerprint)
-                await secure.until_replaced(first)
+                await asyncio.to_thread(secure.until_replaced, first)
                 await answers(channel)
             # And who comes now is shown the new one, which holds.
             assert await ada.run_cell(kernel, "print(1)") == "1\n"
-
-
-@pytest.fixture(scope="module")
-def authority() -> Lab:
-    return lab()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The administrator's two files."""
-
-    cert: Path
-    key: Path
-    authority: Lab
-
-    def put(self, leaf: Made, *, key: str = "") -> None:
-        for path, text in ((self.cert, self.authority.chain(leaf)), (self.key, key or leaf.key)):
-            new = path.with_suffix(".new")
-            new.write_text(text)
-            new.replace(path)
-
-
-@pytest.fixture(scope="module")
-def pair(secure: Secure, authority: Lab) -> Pair:
-    folder = secure.folder / "own"
-    folder.mkdir()
-    (folder / "root.pem").write_text(authority.root.pem)
-    return Pair(folder / "fullchain.pem", folder / "privkey.pem", authority)
 
 
 def test_files_that_cannot_be_used_are_refused_before_anything_changes(secure: Secure, pair: Pair) -> None:
@@ -232,7 +147,7 @@ async def test_files_that_change_are_served_at_once_and_a_kernel_stays_attached(
         await answers(channel)
         first = await asyncio.to_thread(secure.fingerprint)
         pair.put(pair.authority.issue("localhost"))
-        await secure.until_replaced(first, 20)
+        await asyncio.to_thread(secure.until_replaced, first, 20)
         await answers(channel)
         # A damaged one changes nothing, and is told of.
         second = await asyncio.to_thread(secure.fingerprint)

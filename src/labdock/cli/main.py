@@ -254,6 +254,8 @@ async def _up(engine: Engine, instance: Instance, console: Console, simulate_gpu
     def lines() -> None:
         console.say("" if changed else "Everything is as it should be: nothing changed.")
         console.say(f"Labdock runs at {url}")
+        if instance.config.site.https == "internal":
+            console.say(f"Browsers warn until they know its root: `{program()} certificate root` prints it.")
         console.say(gpus)
         for name, words in offered.items():
             console.say(f"Image {name}: {words}")

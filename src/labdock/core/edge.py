@@ -68,6 +68,17 @@ def _options(site: Site) -> str:
         lines.append(f"default_sni {site.host}")
         # It looks at memory alone, and certificates may live for a day.
         lines.append("renew_interval 30s")
+    if site.https == "internal":
+        # What people read when they install it.
+        lines += [
+            "pki {",
+            "\tca local {",
+            f'\t\tname "Labdock of {site.host}"',
+            f'\t\troot_cn "Labdock root of {site.host}"',
+            f'\t\tintermediate_cn "Labdock authority of {site.host}"',
+            "\t}",
+            "}",
+        ]
     lines += [
         "log {",
         "\tlevel WARN",
