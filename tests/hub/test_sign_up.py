@@ -94,6 +94,9 @@ async def test_a_name_that_is_an_administrators_reserved_or_taken_is_answered_li
     assert (await other.sign_in(f"{name}-2", GOOD)).status == 302
     assert await other.who() == f"{name}-2"
     assert (await other.get("/hub/people")).status == 403
+    told = {person["name"]: person["login"] for person in (await hub.api("GET", "/labdock/users")).json}
+    assert told[f"{name}-2"] == ""
+    assert told[f"free-{name}"] == f"free-{name}"
     assert (await hub.browser().sign_in(name, GOOD)).status == (302 if name == "taken" else 403)
 
 

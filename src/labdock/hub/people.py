@@ -299,7 +299,8 @@ class PeopleMixin:
         return {
             "name": account.name,
             "identity": account.identity,
-            "login": account.login,
+            # With local accounts it is the name that they asked for: once they are in, only theirs counts.
+            "login": "" if self.people.local and not account.only_asked else account.login,
             "email": account.email,
             "full_name": account.full_name,
             "admin": verdict.admin,
