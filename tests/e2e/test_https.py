@@ -213,3 +213,32 @@ def test_old_tls_is_refused_and_http_2_spoken(secure: Secure) -> None:
 def test_the_site_keeps_what_it_has_for_https_to_itself(secure: Secure) -> None:
     certificates = secure.stack.state / "certificates"
     assert certificates.stat().st_mode & 0o077 == 0
+
+
+def test_browsers_stay_with_https_at_a_name_of_the_network(secure: Secure) -> None:
+    name = "gpu.lab.internal"
+    secure.configure(https="internal", url=f"https://{name}:{secure.port}")
+    secure.up()
+    trust = ssl.create_default_context(
+        cafile=str(secure.stack.state / "certificates/pki/authorities/local/root.crt")
+    )
+    with (
+        socket.create_connection(("127.0.0.1", secure.port), timeout=10) as plain,
+        trust.wrap_socket(plain, server_hostname=name) as tls,
+    ):
+        tls.sendall(f"GET /hub/login HTTP/1.1\r\nHost: {name}:{secure.port}\r\n\r\n".encode())
+        head = tls.recv(65536).decode().partition("\r\n\r\n")[0].lower()
+    assert "strict-transport-security: max-age=31536000" in head
+    assert "\nserver:" not in head
+    cookies = [line for line in head.splitlines() if line.startswith("set-cookie:")]
+    assert cookies
+    assert all("; secure" in cookie for cookie in cookies)
+
+
+def test_who_sends_a_request_drop_by_drop_is_hung_up_on(secure: Secure) -> None:
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", secure.plain_port), timeout=30) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        while slow.recv(4096):
+            pass
+    assert time.monotonic() - begun < 20
