@@ -42,6 +42,8 @@ def run_proxy() -> None:
     _become(
         "node",
         "--max-old-space-size=256",
+        "--require",
+        str(Path(__file__).parent / "proxy_log.js"),
         "/opt/labdock/proxy/node_modules/.bin/configurable-http-proxy",
         "--socket",
         str(PROXY_WAITING_SOCKET),
