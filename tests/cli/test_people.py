@@ -17,7 +17,7 @@ from tests.cli.commands import Command, in_a_thread
 ADA = {
     "name": "ada",
     "login": "ada-l",
-    "email": "",
+    "email": "ada@example.edu",
     "full_name": "",
     "admin": False,
     "state": "waiting",
@@ -25,6 +25,9 @@ ADA = {
     "last_activity": None,
     "session": "none",
 }
+
+OLD = {**ADA, "name": "olga", "login": "", "email": "", "state": "active"}
+"""Somebody of the time when people had local accounts."""
 
 
 class FakeHub:
@@ -47,7 +50,7 @@ class FakeHub:
     async def _answer(self, request: web.Request) -> web.Response:
         path = request.path.removeprefix("/hub/api/labdock/")
         if request.method == "GET":
-            return web.json_response([ADA])
+            return web.json_response([ADA, OLD])
         body = await request.json()
         self.asked.append((request.method, path, body))
         if path == "users":
@@ -74,7 +77,7 @@ def test_who_waits_is_listed_with_what_to_do(labdock: Command, hub: FakeHub) -> 
     assert "ada-l" in done.out
     assert "waiting" in done.out
     assert "`labdock users approve ada`" in done.out
-    assert labdock("users", "list", "--json").facts == [ADA]
+    assert labdock("users", "list", "--json").facts == [ADA, OLD]
 
 
 def test_people_are_approved_and_refused(labdock: Command, hub: FakeHub) -> None:
@@ -101,6 +104,19 @@ def test_a_file_of_people_is_imported_and_may_be_again(
     done = labdock("users", "import", "people.csv")
     assert done.out == "kim: is let in\nlee: is let in\n2 let in, 1 were here already.\n"
     assert [body["admin"] for _, _, body in hub.asked] == [True, False]
+
+
+def test_an_import_tells_people_by_what_they_sign_in_as_and_not_by_a_name_that_is_the_same(
+    labdock: Command, hub: FakeHub, tmp_path: Path
+) -> None:
+    rows = ("ada@example.edu,", "ada-old,ada", "ada,", "olga,", "olga-gh,olga")
+    (tmp_path / "people.csv").write_text("name,as\n" + "\n".join(rows) + "\n")
+    labdock("users", "import", "people.csv")
+    assert [(body["name"], body.get("as")) for _, _, body in hub.asked] == [
+        ("ada", None),
+        ("olga", None),
+        ("olga-gh", "olga"),
+    ]
 
 
 def test_an_import_that_stops_says_where_and_how_to_go_on(

@@ -86,6 +86,28 @@ async def test_a_listed_person_and_an_administrator_need_no_organization(site: S
     assert (await browser.get("/hub/people")).status == 200
 
 
+async def test_who_is_let_in_by_login_gets_no_account_that_only_has_the_same_name(
+    site: Site[GitHub],
+) -> None:
+    # Of the time before people signed in with GitHub.
+    old = site.hub.store.add("nell", admin=False, now=1)
+    for _ in range(2):
+        made = await site.hub.api("POST", "/labdock/users", json={"name": "nell"})
+        assert (made.status, made.json["name"]) == (201, "nell-2")
+    browser, _ = await sign_in(site, site.provider.join("nell").id)
+    assert await browser.who() == "nell-2"
+    known = await site.hub.api("POST", "/labdock/users", json={"name": "nell"})
+    assert (known.status, "known here already, as nell-2" in known.text) == (409, True)
+    # An administrator's word connects them.
+    made = await site.hub.api("POST", "/labdock/users", json={"name": "nell-gh", "as": "nell"})
+    assert (made.status, made.json["name"]) == (201, "nell")
+    browser, _ = await sign_in(site, site.provider.join("nell-gh").id)
+    assert await browser.who() == "nell"
+    again = site.hub.store.find("nell")
+    assert again is not None
+    assert again.identity == old.identity
+
+
 async def test_whom_an_administrator_expects_gets_the_account_and_stays_in(site: Site[GitHub]) -> None:
     made = await site.hub.api("POST", "/labdock/users", json={"name": "nina-gh", "as": "nina"})
     assert made.status == 201, made.text

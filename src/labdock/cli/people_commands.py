@@ -66,11 +66,14 @@ def users_import(context: Context, file: Path, as_json: bool, dry_run: bool) -> 
     text = host.read_text(file)
     if text is None:
         raise BadRequestError(f"{file} is not there.", field="file")
-    entries = parse_people(text, file=file.name, local=instance.config.login.method == LOCAL)
+    local = instance.config.login.method == LOCAL
+    entries = parse_people(text, file=file.name, local=local)
     api = hub_api(instance)
-    here = api.users()
-    known = {person["name"] for person in here} | {person["login"].lower() for person in here} - {""}
-    new = [entry for entry in entries if not {entry.who.lower(), entry.name} & known]
+    people = api.users()
+    known = _known(people, local=local)
+    new = [
+        entry for entry in entries if (entry.who.lower(), "") not in known and ("", entry.name) not in known
+    ]
     if dry_run:
         for entry in new:
             console.say(f"  would: Let {entry.who} in{' as administrator' if entry.admin else ''}")
@@ -80,6 +83,19 @@ def users_import(context: Context, file: Path, as_json: bool, dry_run: bool) -> 
     added = _add_all(api, new)
     facts = {"added": added, "known": [entry.who for entry in entries if entry not in new]}
     console.facts(facts, lambda: _say_imported(console, facts))
+
+
+def _known(people: list[dict[str, Any]], *, local: bool) -> set[tuple[str, str]]:
+    """Who is here already: what they sign in as, or their name here, the other one empty.
+
+    Where people sign in elsewhere, the name alone means somebody else by chance, and an account that nobody
+    signs in to so may be given to somebody.
+    """
+    if local:
+        return {(person["name"], "") for person in people}
+    signs_in = [person for person in people if person["login"]]
+    words = {word.lower() for person in signs_in for word in (person["login"], person["email"]) if word}
+    return {(word, "") for word in words} | {("", person["name"]) for person in signs_in}
 
 
 def _add_all(api: HubApi, entries: list[Entry]) -> list[dict[str, Any]]:

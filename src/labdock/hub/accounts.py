@@ -207,7 +207,9 @@ class AccountStore:
             with self._sessions.begin() as session:
                 owner = session.get(_AliasRow, alias)
                 row = session.scalar(select(_AccountRow).where(_AccountRow.name == name))
-                if owner is not None and (row is None or owner.identity != row.identity):
+                if owner is not None and (
+                    row is None or owner.identity != row.identity or self._signs_in(session, owner.identity)
+                ):
                     holder = session.get(_AccountRow, owner.identity)
                     raise AccountError(
                         f"{login} is known here already, as {holder.name if holder else 'somebody'}.",
@@ -240,6 +242,20 @@ class AccountStore:
                 return self._account(session, row)
         except IntegrityError as error:
             raise AccountError(f"{name!r} was just added.", fix="Look again.") from error
+
+    def name_for(self, login: str) -> str:
+        """What whoever signs in next as *login* is to be called: the name they are expected by, or a new one.
+
+        Nobody gets the account of somebody else whose name is the same by chance.
+        """
+        with self._sessions() as session:
+            owner = session.get(_AliasRow, self._alias(login))
+            row = session.get(_AccountRow, owner.identity) if owner is not None else None
+            return (
+                row.name
+                if row is not None
+                else name_from(login, set(session.scalars(select(_AccountRow.name))))
+            )
 
     def recognise(self, presented: Presented) -> tuple[Account | None, frozenset[str]]:
         """Whose account *presented* opens, with what the provider says now kept in it; and the names that

@@ -17,7 +17,6 @@ from tornado import web
 from tornado.log import app_log
 
 from labdock.core.accounts import Account, LinkKind, Standing, UnknownPersonError
-from labdock.core.admission import name_from
 from labdock.core.errors import AccountError, BadRequestError, HubError
 from labdock.core.login import LOCAL
 from labdock.core.site import HubSettings
@@ -118,7 +117,7 @@ class People:
                 raise BadRequestError("A local account has one name.", field="as", fix="Leave the other out.")
             await asyncio.to_thread(self._store.add, who, admin=admin, now=now)
         else:
-            name = name or name_from(who, ())
+            name = name or await asyncio.to_thread(self._store.name_for, who)
             await asyncio.to_thread(self._store.expect, who, name=name, admin=admin, now=now)
         app_log.info("Invited %s%s", who, " as administrator" if admin else "")
         link = await self._link(who, LinkKind.INVITE) if self.local else None
