@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from labdock.core.accounts import PACE_FOR_CODE
 from labdock.core.login import AccessRules
-from labdock.core.second_factor import RECOVERY_CODES, SECOND_STEP_WITHIN_S, STEP_S
+from labdock.core.second_factor import RECOVERY_CODES, SECOND_STEP_WITHIN_S, SET_UP_WITHIN_S, STEP_S
 from tests.hub.conftest import BETTER, GOOD, Answer, Browser, Hub, running_hub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -229,6 +229,20 @@ async def test_it_is_begun_and_turned_off_with_the_password_alone(hub: Hub) -> N
     assert (await act(owner, "off", password=GOOD)).status == 303
     assert (await hub.browser().sign_in("ida", GOOD)).status == 302
     assert (await act(owner, "dance")).status == 400
+
+
+async def test_a_secret_that_was_not_confirmed_is_shown_for_minutes_only(hub: Hub) -> None:
+    owner = await hub.member("ike")
+    assert (await act(owner, "begin", password=GOOD)).status == 303
+    page = await owner.get("/hub/second-factor")
+    shown = re.search(r"<code>([A-Z2-7-]+)</code>", page.text)
+    assert shown
+    hub.later_s += SET_UP_WITHIN_S + 2 * STEP_S
+    assert shown.group(1) not in (await owner.get("/hub/second-factor")).text
+    phone = Phone(hub, shown.group(1).replace("-", ""))
+    assert (await act(owner, "confirm", code=phone.code())).status == 400
+    assert (await hub.browser().sign_in("ike", GOOD)).status == 302
+    await set_up(hub, owner)
 
 
 async def test_guessing_the_password_to_turn_it_off_is_slowed(hub: Hub) -> None:

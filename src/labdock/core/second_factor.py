@@ -17,6 +17,9 @@ RECOVERY_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters and digits that nobody takes for others."""
 RECOVERY_LENGTH = 16
 
+SET_UP_WITHIN_S = 900
+"""How long a secret that no code has confirmed is shown: who finds the browser open later must not see it."""
+
 SECOND_STEP_WITHIN_S = 300
 """How long somebody whose password was right has for the code."""
 

@@ -24,10 +24,12 @@ from labdock.core.second_factor import (
     RECOVERY_LENGTH,
     RECOVERY_LETTERS,
     SECOND_STEP_WITHIN_S,
+    SET_UP_WITHIN_S,
     STEP_S,
     normal_code,
     recovery_code,
     recovery_hash,
+    step_of,
     steps_heard,
 )
 from labdock.hub.admission import Admission
@@ -55,8 +57,12 @@ class SecondFactors:
         self._issuer = site_name
 
     async def find(self, account: Account) -> StoredFactor | None:
-        """The second factor of *account*, also one that is only being set up."""
-        return await asyncio.to_thread(self._store.find, account.identity)
+        """The second factor of *account*, also one that is only being set up and was begun lately."""
+        found = await asyncio.to_thread(self._store.find, account.identity)
+        if found is None or found.since is not None:
+            return found
+        age_s = (step_of(self._admission.now()) - found.last_step) * STEP_S
+        return found if age_s <= SET_UP_WITHIN_S else None
 
     async def in_use(self, account: Account) -> bool:
         """Whether *account* signs in with a second factor."""
@@ -71,7 +77,9 @@ class SecondFactors:
         """
         # With whose it is inside: what is stored for one account opens no other.
         sealed = (await encrypt({"secret": pyotp.random_base32(), "of": account.identity})).decode("ascii")
-        if not await asyncio.to_thread(self._store.begin, account.identity, sealed):
+        # Two steps back, so that the code of this moment is good, and of a clock that is behind too.
+        begun = step_of(self._admission.now()) - 2
+        if not await asyncio.to_thread(self._store.begin, account.identity, sealed, begun):
             raise AccountError("A second factor is set up already.", fix="Turn it off first.")
 
     async def set_up(self, account: Account, factor: StoredFactor) -> SetUp | None:

@@ -62,13 +62,13 @@ class SecondFactorStore:
                 session.scalars(select(_FactorRow.identity).where(_FactorRow.since.is_not(None)))
             )
 
-    def begin(self, identity: str, secret: str) -> bool:
-        """Keep *secret* for *identity* until a code of it is right; false if one is in use already."""
+    def begin(self, identity: str, secret: str, step: int) -> bool:
+        """Keep *secret* for *identity*, begun at *step*, until a code is right; false if one is in use."""
         with self._sessions.begin() as session:
             row = session.get(_FactorRow, identity)
             if row is not None and row.since is not None:
                 return False
-            session.merge(_FactorRow(identity=identity, secret=secret, last_step=0, since=None))
+            session.merge(_FactorRow(identity=identity, secret=secret, last_step=step, since=None))
             return True
 
     def confirm(self, identity: str, step: int, code_hashes: Iterable[str], *, now: int) -> bool:
