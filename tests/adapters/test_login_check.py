@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -126,3 +127,16 @@ def test_each_way_in_which_a_directory_is_set_up_wrongly_is_told(
         unused.bind(("127.0.0.1", 0))
         gone = replace(login, server=f"ldaps://127.0.0.1:{unused.getsockname()[1]}")
         wrong(check_directory(gone, password), "cannot be reached", "reaches")
+
+
+def test_a_server_that_says_nothing_is_left_after_a_while(directory: tuple[Ldap, LoginSettings]) -> None:
+    running, login = directory
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        port = mute.getsockname()[1]
+        for silent in (
+            replace(login, server=f"ldaps://127.0.0.1:{port}"),
+            replace(login, server=f"ldap://127.0.0.1:{port}", start_tls=True),
+        ):
+            began = time.monotonic()
+            wrong(check_directory(silent, running.lookup_password), "did not answer", "reaches")
+            assert time.monotonic() - began < 15

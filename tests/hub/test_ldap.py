@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from labdock.core.accounts import PACE_FOR_NAME
 from labdock.core.login import AccessRules
+from labdock.hub.provider_ldap import MOST_WAITING
 from tests.hub.conftest import GOOD, Answer, Browser
 from tests.hub.signing_in import Site, site_of
 from tests.providers.ldap import GROUPS, LISTS, LOOKUP, PEOPLE, Ldap, running_ldap
@@ -245,22 +246,33 @@ async def test_a_directory_that_is_down_is_told_and_keeps_people_in(site: Site[L
     assert await browser.who() == "hal"
 
 
-async def test_a_directory_that_hangs_holds_up_nobody_else(site: Site[Ldap]) -> None:
+async def test_a_directory_that_hangs_holds_up_nobody_but_those_who_sign_in(site: Site[Ldap]) -> None:
     async def never(reader: Any, writer: Any) -> None:
         await asyncio.sleep(30)
 
+    site.provider.join("ike", GOOD, "gpu")
+    browser, _ = await enter(site, "ike")
     server = await asyncio.start_server(never, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    right, site.authenticator.directory.port = site.authenticator.directory.port, port
+    directory = site.authenticator.directory
+    right, directory.port = directory.port, server.sockets[0].getsockname()[1]
     try:
-        waiting = asyncio.create_task(enter(site, "hal"))
-        await asyncio.sleep(0.3)
-        assert (await site.hub.browser().get("/hub/login")).status == 200
-        assert not waiting.done()
-        waiting.cancel()
+        waiting = [asyncio.create_task(enter(site, f"ike{i}")) for i in range(60)]
+        await asyncio.sleep(1)
+        async with asyncio.timeout(4):
+            assert (await site.hub.browser().get("/hub/login")).status == 200
+            assert await browser.who() == "ike"
+        early = [task.result()[1] for task in waiting if task.done()]
+        assert {answer.status for answer in early} == {503}
+        assert len(early) == 60 - MOST_WAITING
+        for task in waiting:
+            task.cancel()
     finally:
-        site.authenticator.directory.port = right
+        directory.port = right
         server.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(60):
+        while site.authenticator._waiting:
+            await asyncio.sleep(0.1)
 
 
 async def test_a_certificate_of_nobody_known_or_for_another_name_is_told_nothing(site: Site[Ldap]) -> None:

@@ -53,9 +53,12 @@ class CheckedTls(ldap3.Tls):  # type: ignore[misc]  # no type information upstre
             self.context.load_verify_locations(cadata=authority)
 
     def wrap_socket(self, connection: Any, do_handshake: bool = False) -> None:
+        # ldap3 has taken the limit of time off by now.
+        connection.socket.settimeout(CONNECT_WITHIN_S)
         connection.socket = self.context.wrap_socket(
             connection.socket, server_hostname=connection.server.host, do_handshake_on_connect=do_handshake
         )
+        connection.socket.settimeout(None)
 
 
 class Directory:
@@ -165,6 +168,8 @@ class Directory:
 
     def _not_open(self, said: str) -> Trouble:
         lowered = said.lower()
+        if "timed out" in lowered:
+            return down(self.provider, f"{self.host}:{self.port} did not answer in time")
         if "certificate" in lowered or "hostname" in lowered:
             cause = re.search(r"certificate verify failed: ([A-Za-z0-9 ,.'-]+)", said)
             return not_trusted(self.provider, f"{self.host}: {cause[1] if cause else 'its certificate'}")

@@ -11,8 +11,9 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from jupyterhub.handlers.login import LoginHandler
 from ldap3.core.exceptions import LDAPException
@@ -22,11 +23,12 @@ from ldapauthenticator import LDAPAuthenticator
 from tornado import web
 from tornado.log import app_log
 
-from labdock.adapters.directory import Directory, Entry
+from labdock.adapters.directory import ANSWER_WITHIN_S, Directory, Entry
 from labdock.core.accounts import Limiter, TooManyTriesError
 from labdock.core.admission import Presented
 from labdock.core.sign_in_trouble import (
     SignInError,
+    down,
     no_identity,
     not_active,
     strange,
@@ -35,6 +37,12 @@ from labdock.core.sign_in_trouble import (
 from labdock.hub import known_browser
 from labdock.hub.provider_base import Facts, Vouched
 from labdock.hub.sign_in import WRONG, address_of
+
+R = TypeVar("R")
+
+MOST_AT_ONCE = 8
+MOST_WAITING = 40
+"""The most questions to the directory, asked and waiting: a class that comes in, and an end to it."""
 
 LONGEST_LOGIN = 254
 LONGEST_PASSWORD = 1024
@@ -63,6 +71,9 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
         self.server_address, self.server_port = self.directory.host, self.directory.port
         self.user_search_base, self.user_attribute = login.user_base, login.login_attribute
         self._limiter = Limiter()
+        # Of their own: a directory that hangs must not take the threads for everything else.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="directory")
+        self._waiting = 0
 
     def get_handlers(self, app: Any) -> list[tuple[Any, ...]]:
         return [("/login", LoginHandler)]
@@ -85,11 +96,11 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
         if wait_s:
             raise _for_form(429, str(TooManyTriesError(wait_s)), wait_s)
         try:
-            entry = await asyncio.to_thread(self._proven, typed, password)
+            entry = await self._in_thread(self._proven, typed, password)
             if entry is None:
                 raise web.HTTPError(403, WRONG)
             self._limiter = self._limiter.succeeded(address, name, browser=browser)
-            facts = await asyncio.to_thread(self._facts_of, entry)
+            facts = await self._in_thread(self._facts_of, entry)
             state = {
                 "id": self._raw_id(entry).hex(),
                 "signed_in_at": int(self.wiring.clock()),
@@ -111,9 +122,32 @@ class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type informa
         return ""
 
     async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
-        return await asyncio.to_thread(self._facts_by_id, bytes.fromhex(state["id"])), state
+        return await self._in_thread(self._facts_by_id, bytes.fromhex(state["id"])), state
 
-    # What follows runs in a thread of its own.
+    async def _in_thread(self, ask: Callable[..., R], *args: Any) -> R:
+        """What *ask* answers, from one of a few threads.
+
+        Raises:
+            SignInError: So many wait for the directory that one more would wait in vain.
+        """
+        if self._waiting >= MOST_WAITING:
+            cause = f"{self._waiting} questions wait for {self.directory.host} already"
+            raise SignInError(down(self.provider, cause))
+        came_at = time.monotonic()
+
+        def ask_in_time() -> R:
+            # Whoever had to wait so long has gone, and others wait behind them.
+            if time.monotonic() - came_at > ANSWER_WITHIN_S:
+                raise SignInError(down(self.provider, f"{self.directory.host} keeps everybody waiting"))
+            return ask(*args)
+
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, ask_in_time)
+        finally:
+            self._waiting -= 1
+
+    # What follows runs in such a thread.
 
     def _proven(self, typed: str, password: str) -> Entry | None:
         """The entry whose login is *typed*, if *password* is its password; else None.

@@ -7,12 +7,15 @@ own, and the admission decides who may come in.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
 import secrets
+import socket
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -20,6 +23,7 @@ from jupyterhub.utils import url_path_join
 from oauthenticator.oauth2 import OAuthCallbackHandler, OAuthenticator, OAuthLoginHandler
 from tornado import web
 from tornado.httpclient import HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.netutil import Resolver
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from traitlets import default
 
@@ -161,6 +165,22 @@ def text_of(data: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+class OwnResolver(Resolver):
+    """Looks names up in threads of its own: a name server that hangs must not take everybody's."""
+
+    def initialize(self) -> None:
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="names")
+
+    async def resolve(
+        self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[tuple[int, Any]]:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        )
+        return [(int(kind), address) for kind, _, _, _, address in found]
+
+
 class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type information upstream
     """What the four have in common. Subclasses give ``facts``: what a token's owner is told by."""
 
@@ -189,7 +209,9 @@ class OAuthVouched(Vouched, OAuthenticator):  # type: ignore[misc]  # no type in
 
     @default("http_client")
     def _default_http_client(self) -> SimpleAsyncHTTPClient:
-        return SimpleAsyncHTTPClient(force_instance=True, max_clients=20, max_body_size=ANSWER_MAX_BYTES)
+        return SimpleAsyncHTTPClient(
+            force_instance=True, max_clients=20, max_body_size=ANSWER_MAX_BYTES, resolver=OwnResolver()
+        )
 
     @default("http_request_kwargs")
     def _default_http_request_kwargs(self) -> dict[str, Any]:
