@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from labdock.core.login import AccessRules
+from labdock.hub import provider_base
 from labdock.hub.rights import keep_rights
 from tests.hub.conftest import until_ready
 from tests.hub.signing_in import Site, choose, kind, on_hub, running_site, set_out, sign_in, with_query
@@ -632,6 +633,28 @@ async def test_an_organization_that_hides_its_members_ends_nobody_s_work_for_hal
         lab.lets_in = None
     browser, _ = await sign_in(site, jan.id)
     assert await browser.who() == "jan"
+
+
+async def test_a_slow_github_holds_up_no_page_for_long_and_its_word_counts_once_it_comes(
+    site: Site[GitHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_base, "PATIENCE_S", 0.5)
+    liv = site.provider.join("liv", "vision-lab")
+    browser, _ = await sign_in(site, liv.id)
+    del site.provider.organizations["vision-lab"].members[liv.id]
+    site.provider.slow_s = 1.5
+    try:
+        site.ask_anew()
+        async with asyncio.timeout(2.5):
+            assert await browser.who() == "liv"
+            assert await browser.who() == "liv"
+        async with asyncio.timeout(20):
+            while site.authenticator._asking:
+                await asyncio.sleep(0.1)
+    finally:
+        site.provider.slow_s = 0
+    look_anew(site)
+    assert await browser.who() == ""
 
 
 async def test_who_takes_the_permission_back_at_github_signs_in_again(site: Site[GitHub]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,9 @@ ASK_AGAIN_AFTER_S = 300.0
 
 AFTER_A_FAILURE_S = 60.0
 """How long a provider that did not answer is left alone, for one person."""
+
+PATIENCE_S = 3.0
+"""How long somebody's page waits for what the provider says of them."""
 
 UNCONFIRMED_S = 12 * 3600
 """How long the last word of a provider holds that cannot be asked again, or may not say."""
@@ -85,6 +89,7 @@ class Vouched(LabdockAuthenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._asked: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Task[Account]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     @default("refresh_pre_spawn")
@@ -171,15 +176,7 @@ class Vouched(LabdockAuthenticator):
                 return False
             try:
                 return await self._present(user, account, state)
-            except NotAdmittedError as error:
-                app_log.warning("Out: %s may not come in any more (%s)", user.name, error.reason)
-                # They may have a session that runs, and a browser that is connected to it.
-                self.admission.lost += 1
-                return False
-            except SignInError as error:
-                self.tell_admin(error.trouble)
-                # Asking the provider once is enough, until they sign in again.
-                await user.save_auth_state(state | {"dead": True})
+            except (NotAdmittedError, SignInError):
                 return False
 
     async def _present(self, user: Any, account: Account, state: dict[str, Any]) -> bool | dict[str, Any]:
@@ -189,43 +186,71 @@ class Vouched(LabdockAuthenticator):
             NotAdmittedError: They may not come in, by what the provider says now.
             SignInError: It does not say that they are who they were.
         """
-        if self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S:
-            account, state = await self._ask_again(user, account, state)
-        elif user.admin == self.admission.is_admin(account):
-            # Nothing to write down, every few seconds for everybody who is here.
-            return True
-        return self.model(account, state)
+        if (
+            self.wiring.clock() - self._asked.get(user.name, 0.0) >= ASK_AGAIN_AFTER_S
+            and user.name not in self._asking
+        ):
+            asking = asyncio.create_task(self._ask_again(user, account, state))
+            self._asking[user.name] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(user.name, None))
+            done, _ = await asyncio.wait({asking}, timeout=PATIENCE_S)
+            if done:
+                account = asking.result()
+            else:
+                # A slow provider holds up nobody's page; what it says counts for a later one.
+                asking.add_done_callback(_heed)
+        # What is kept of the sign-in is kept already, and JupyterHub leaves it as it is. With True it writes
+        # nothing at all, every few seconds for everybody who is here.
+        return True if user.admin == self.admission.is_admin(account) else self.rights(account)
 
-    async def _ask_again(
-        self, user: Any, known: Account, state: dict[str, Any]
-    ) -> tuple[Account, dict[str, Any]]:
+    async def _ask_again(self, user: Any, known: Account, state: dict[str, Any]) -> Account:
+        """The account of *user*, who is *known*, by what the provider says now; *state* is kept anew.
+
+        Raises:
+            NotAdmittedError: They may not come in any more.
+            SignInError: It does not say that they are who they were.
+        """
         now = self.wiring.clock()
         self._asked[user.name] = now - ASK_AGAIN_AFTER_S + AFTER_A_FAILURE_S
         try:
             facts, state = await self.facts_again(state)
         except SignInError as error:
-            if error.trouble.kind in ABOUT_THEM:
-                raise
             self.tell_admin(error.trouble)
-            return known, state
+            if error.trouble.kind in ABOUT_THEM:
+                await self._end(user, state)
+                raise
+            return known
+        if facts is not None and facts.whole:
+            state = state | {"confirmed_at": int(now)}
         await user.save_auth_state(state)
         if facts is None:
             # What it said at the sign-in holds for half a day.
             if now - state.get("signed_in_at", 0) > UNCONFIRMED_S:
+                await self._end(user, state)
                 raise SignInError(token_dead(self.provider))
         elif facts.unknown or (facts.hidden and _is_fresh(state, now)):
             for gap in facts.gaps:
                 self.tell_admin(gap)
-            return known, state
+            return known
         else:
             # Not by the provider's id: an account may have been made before anybody signed in to it.
-            found = await self.admission.admit(facts.presented)
+            try:
+                found = await self.admission.admit(facts.presented)
+            except NotAdmittedError as error:
+                app_log.warning("Out: %s may not come in any more (%s)", user.name, error.reason)
+                # They may have a session that runs, and a browser that is connected to it.
+                self.admission.lost += 1
+                raise
             if found.identity != known.identity:
+                await self._end(user, state)
                 raise SignInError(token_dead(self.provider))
             known = found
-            state = state | {"confirmed_at": int(now)}
         self._asked[user.name] = now
-        return known, state
+        return known
+
+    async def _end(self, user: Any, state: dict[str, Any]) -> None:
+        """End *user*'s sign-in; the provider is asked no more until there is another."""
+        await user.save_auth_state(state | {"dead": True})
 
     async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
         """What the provider says now of whom *state* is about, and what is kept from now on.
@@ -236,6 +261,13 @@ class Vouched(LabdockAuthenticator):
             SignInError: It does not answer, or does not know them any more.
         """
         raise NotImplementedError
+
+
+def _heed(asking: asyncio.Task[Account]) -> None:
+    """Take an answer of ours that came behind somebody's page; anything else is a bug, and is logged."""
+    if not asking.cancelled():
+        with suppress(SignInError, NotAdmittedError):
+            asking.result()
 
 
 def _is_fresh(state: Mapping[str, Any], now: float) -> bool:
