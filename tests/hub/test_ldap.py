@@ -19,7 +19,8 @@ import pytest_asyncio
 from labdock.core.accounts import PACE_FOR_NAME
 from labdock.core.login import AccessRules
 from labdock.hub.provider_ldap import MOST_WAITING
-from tests.hub.conftest import GOOD, Answer, Browser
+from labdock.hub.rights import keep_rights
+from tests.hub.conftest import GOOD, Answer, Browser, until_ready
 from tests.hub.signing_in import Site, site_of
 from tests.providers.ldap import GROUPS, LISTS, LOOKUP, PEOPLE, Ldap, running_ldap
 from tests.providers.serving import Application, Authority
@@ -229,6 +230,42 @@ async def test_who_leaves_the_group_or_the_directory_is_out(site: Site[Ldap]) ->
     site.ask_anew()
     assert await first.who() == ""
     assert await second.who() == ""
+
+
+async def test_whose_entry_is_deleted_or_expires_loses_the_session_that_runs(site: Site[Ldap]) -> None:
+    async def sweep() -> None:
+        assert (await site.hub.api("POST", "/labdock/sweep", json={})).status == 200
+
+    yesterday = [(ldap3.MODIFY_REPLACE, [str(int(time.time()) // 86400 - 1)])]
+    entries = {name: site.provider.join(name, GOOD, "gpu") for name in ("nils", "nele", "noa")}
+    for name in entries:
+        await enter(site, name)
+        await site.hub.api("POST", f"/users/{name}/server", json={"image": "cpu"})
+        await until_ready(site.hub, name)
+    care = asyncio.create_task(keep_rights(site.hub.sign_in.admission.state, sweep, every_s=0.05))
+    try:
+        site.provider.delete(entries["nils"])
+        site.provider.change(entries["nele"], shadowExpire=yesterday)
+        site.ask_anew()
+        # As their sessions ask with their own tokens, whether somebody has a page open or not.
+        for user in list(site.hub.app.users.values()):
+            if user.name in entries:
+                await site.authenticator.refresh_user(user)
+        async with asyncio.timeout(10):
+            while [
+                (await site.hub.api("GET", f"/users/{name}")).json["server"] for name in ("nils", "nele")
+            ] != [
+                None,
+                None,
+            ]:
+                await asyncio.sleep(0.05)
+        assert (await site.hub.api("GET", "/users/noa")).json["server"] is not None
+    finally:
+        care.cancel()
+    # Whose account comes back comes in as before.
+    site.provider.change(entries["nele"], shadowExpire=[(ldap3.MODIFY_DELETE, [])])
+    browser, _ = await enter(site, "nele")
+    assert await browser.who() == "nele"
 
 
 async def test_a_directory_that_is_down_is_told_and_keeps_people_in(site: Site[Ldap]) -> None:

@@ -36,6 +36,8 @@ class Admission:
         """Names that are being removed: they can neither sign in nor start a session."""
         self.lost = 0
         """How often somebody who was in was found to have lost the right to be."""
+        self.ended: set[str] = set()
+        """Names whose accounts have ended where they sign in, and whose sessions are still to be stopped."""
         self._read_rules = rules
         self._rules = rules()
         self._clock = clock

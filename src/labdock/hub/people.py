@@ -365,14 +365,15 @@ class PeopleMixin:
         shut_out, changed = [], []
         failed: HubError | None = None
         accounts = {account.name: account for account in await self.people.everybody()}
-        judge = self.people.admission.judge
+        judge, ended = self.people.admission.judge, self.people.admission.ended
         for orm_user in list(self.db.query(orm.User)):
             account = accounts.get(orm_user.name)
             verdict = judge(account) if account is not None else None
-            if verdict is None or not verdict.admitted:
+            if verdict is None or not verdict.admitted or orm_user.name in ended:
                 try:
                     if await self.shut_out(orm_user.name):
                         shut_out.append(orm_user.name)
+                    ended.discard(orm_user.name)
                 except HubError as error:
                     failed = error
             elif verdict.admin != orm_user.admin:

@@ -86,6 +86,9 @@ class Vouched(LabdockAuthenticator):
     wiring: Wiring
     provider: str
 
+    ends_sessions = False
+    """Whether somebody whom the provider confirms no more has ended there, and is not only signed out."""
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._asked: dict[str, float] = {}
@@ -251,6 +254,9 @@ class Vouched(LabdockAuthenticator):
     async def _end(self, user: Any, state: dict[str, Any]) -> None:
         """End *user*'s sign-in; the provider is asked no more until there is another."""
         await user.save_auth_state(state | {"dead": True})
+        if self.ends_sessions:
+            self.admission.ended.add(user.name)
+            self.admission.lost += 1
 
     async def facts_again(self, state: dict[str, Any]) -> tuple[Facts | None, dict[str, Any]]:
         """What the provider says now of whom *state* is about, and what is kept from now on.

@@ -64,6 +64,8 @@ ACTIVE_DIRECTORY_SAYS: Mapping[str, str] = {
 class Ldap(Vouched, LDAPAuthenticator):  # type: ignore[misc]  # no type information upstream
     """JupyterHub's form, with names and passwords of a directory."""
 
+    ends_sessions = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         login = self.wiring.login
