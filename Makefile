@@ -32,7 +32,7 @@ check: ## Lint, types and unit tests, in under a minute
 	@.venv/bin/python -m ruff check
 	@.venv/bin/python -m ruff format --check
 	@.venv/bin/python -m mypy
-	@.venv/bin/python -m pytest -m "not engine and not e2e and not browser and not programs"
+	@.venv/bin/python -m pytest -n auto --dist loadfile -m "not engine and not e2e and not browser and not programs"
 
 bench: ## Labdock beside the stock stack, in one run
 	@scripts/env dev

@@ -154,7 +154,7 @@ def test_a_plain_name_is_taken(name: str) -> None:
         "..",
         "ä",
         "ada\n",
-        *RESERVED_NAMES,
+        *sorted(RESERVED_NAMES),
     ],
 )
 def test_a_name_that_breaks_the_rule_is_refused_with_the_rule(name: str) -> None:
