@@ -62,6 +62,13 @@ def test_a_login_that_somebody_else_showed_first_is_on_no_list() -> None:
     assert judge(RULES, thief).reason is Reason.UNLISTED
 
 
+@pytest.mark.parametrize("login", ["\u212aim", "\uff4bim", "k\u0131m", "kim\u200b"])
+def test_a_login_that_only_looks_like_a_listed_one_is_on_no_list(login: str) -> None:
+    rules = AccessRules(admins=("kim",))
+    assert not judge(rules, newcomer(Presented("oidc:1", login), ())).admitted
+    assert judge(rules, newcomer(Presented("oidc:1", "Kim"), ())).admin
+
+
 @given(rules, accounts)
 def test_a_refusal_outweighs_everything(rules: AccessRules, account: Account) -> None:
     refused = judge(rules, replace(account, standing=Standing.REFUSED))
