@@ -64,7 +64,7 @@ class Presented:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The login and the e-mail address as lists have them, without what is not there or cannot be listed."""
+        """The login and the e-mail address as lists have them, without what no list can hold."""
         # Lists are ASCII, and other signs become some of it in lower case: the Kelvin sign a "k".
         told = (name for name in (self.login, self.email) if name and name.isascii())
         return tuple(dict.fromkeys(name.lower() for name in told))
