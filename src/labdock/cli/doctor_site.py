@@ -75,14 +75,25 @@ def _name(instance: Instance, mark: str) -> Finding:
         fix = f"Make an A record for {site.host} with this machine's public address."
         return Finding("name", False, f"the DNS does not know {site.host}", fix)
     shown = ", ".join(found)
-    answers = [
-        read_mark(address, at, site.host, MARK_PATH, tls=secure)
+    answers = {
+        address: [
+            read_mark(address, at, site.host, MARK_PATH, tls=secure)
+            for at, secure in ((port, tls), *(((80, False),) if tls else ()))
+        ]
         for address in found
-        for at, secure in ((port, tls), *(((80, False),) if tls else ()))
-    ]
-    if mark and mark in answers:
+    }
+    here = [address for address in found if mark and mark in answers[address]]
+    newer = [address for address in found if ":" in address and address not in here]
+    if here and newer:
+        return Finding(
+            "name",
+            False,
+            f"{site.host} leads here by {', '.join(here)}, but not by {', '.join(newer)}",
+            "Browsers and certificate authorities try IPv6 first: take the AAAA record out of the DNS.",
+        )
+    if here:
         return Finding("name", True, f"{site.host} leads here ({shown})")
-    if any(answer is not None for answer in answers):
+    if any(answer is not None for some in answers.values() for answer in some):
         return Finding(
             "name",
             False,
