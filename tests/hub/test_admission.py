@@ -107,6 +107,25 @@ async def test_only_administrators_approve_and_refuse(hub: Hub) -> None:
     assert (await browser.ask("POST", "/hub/api/labdock/sweep", json={})).status == 403
 
 
+@on_a_hub
+async def test_an_administrator_acts_in_nobodys_name(hub: Hub) -> None:
+    """What they could hold of others would outlive their rights: sessions' connections, tokens, shares."""
+    boss, browser = await hub.member("hanna", admin=True), await hub.member("ivo")
+    await start(hub, browser, "ivo")
+    token = (await hub.api("POST", "/users/hanna/tokens", json={})).json["token"]
+    scopes = (await hub.api("GET", "/user", token=token)).json["scopes"]
+    assert "admin:users" in scopes
+    of_others = [s for s in scopes if s.startswith(("access:servers", "tokens", "shares", "proxy"))]
+    assert [scope for scope in of_others if not scope.endswith("user=hanna")] == []
+    assert (await hub.api("POST", "/users/ivo/tokens", token=token, json={})).status in {403, 404}
+    assert (await hub.api("PATCH", "/proxy", token=token, json={"ip": "127.0.0.1"})).status == 403
+    asked = "/hub/api/oauth2/authorize?response_type=code&client_id=jupyterhub-user-ivo"
+    callback = "&redirect_uri=%2Fuser%2Fivo%2Foauth_callback"
+    assert (await boss.get(asked + callback)).status == 403
+    # And what an administrator is for goes on.
+    assert (await hub.api("DELETE", "/users/ivo/server", token=token)).status in {202, 204}
+
+
 # --- the rules change while people are in ---
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from jupyterhub import orm
 from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.app import JupyterHub
 from jupyterhub.handlers.pages import SpawnHandler
@@ -107,6 +108,28 @@ class StartAPI(UserServerAPIHandler):  # type: ignore[misc]  # JupyterHub has no
             raise web.Finish(json.dumps(body)) from refused
 
 
+ADMIN_SCOPES = frozenset(
+    {
+        "admin-ui",
+        "admin:users",
+        "admin:servers",
+        "admin:groups",
+        "list:services",
+        "read:services",
+        "access:services",
+        "read:hub",
+        "read:roles",
+        "read:metrics",
+        "shutdown",
+    }
+)
+"""What an administrator may, of what JupyterHub gives them.
+
+Not to open other people's sessions, to make tokens or shares in their names, or to lead the proxy elsewhere:
+nobody needs it to run a lab, and connections and tokens of that kind would outlive the administrator.
+"""
+
+
 class LabdockHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type information
     """JupyterHub with our two handlers in the places of its own, and all of them guarded."""
 
@@ -124,6 +147,13 @@ class LabdockHub(JupyterHub):  # type: ignore[misc]  # JupyterHub has no type in
         self.handlers = [
             (path, guarded(ours.get(handler, handler)), *more) for path, handler, *more in self.handlers
         ]
+
+    async def init_role_creation(self) -> None:
+        await super().init_role_creation()
+        # JupyterHub takes no configuration for this role, and writes it anew at each start.
+        admin = orm.Role.find(self.db, "admin")
+        admin.scopes = [scope for scope in admin.scopes if scope in ADMIN_SCOPES]
+        self.db.commit()
 
     def init_tornado_settings(self) -> None:
         options = cookie_options(self.public_url)
