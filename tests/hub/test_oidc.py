@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -136,6 +137,17 @@ async def test_an_address_counts_only_if_the_provider_says_that_it_is_verified(s
     assert await browser.who() == "kim"
 
 
+async def test_a_name_that_does_things_to_a_terminal_or_a_log_is_none(site: Site[Oidc]) -> None:
+    lines = "zed\nmia signed in\x1b[2J"
+    zed = site.provider.join(lines, "lab", email="zed@example.edu", email_verified=True)
+    browser, _ = await sign_in(site, zed)
+    assert await browser.who() == "zed"
+    account = site.hub.store.find("zed")
+    assert account is not None
+    assert account.login == "zed@example.edu"
+    assert lines not in site.hub.lines.text
+
+
 async def test_what_was_begun_carries_proof_key_state_and_nonce(site: Site[Oidc]) -> None:
     asked = (await set_out(site.hub.browser())).asked
     assert asked["code_challenge_method"] == "S256"
@@ -225,6 +237,18 @@ async def test_a_hub_that_was_restarted_on_the_way_signs_in_all_the_same(site: S
     with site.afresh():
         assert (await trip.come_back()).status == 302
     assert await trip.browser.who() == "rex"
+
+
+async def test_keys_that_are_not_where_the_provider_says_are_told(site: Site[Oidc]) -> None:
+    trip = await choose(site, await set_out(site.hub.browser()), site.provider.join("kay", "lab"))
+    before, site.authenticator.keys = site.authenticator.metadata, None
+    site.authenticator.metadata = replace(before, keys=f"{site.provider.url}/nowhere")
+    try:
+        answer = await trip.come_back()
+        assert (answer.status, kind(answer)) == (502, "strange-answer")
+        assert "its keys cannot be read" in site.hub.lines.text
+    finally:
+        site.authenticator.metadata = before
 
 
 async def test_who_leaves_the_group_is_out_and_who_is_deleted_too(site: Site[Oidc]) -> None:

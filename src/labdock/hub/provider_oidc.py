@@ -213,7 +213,8 @@ class Oidc(OAuthVouched, GenericOAuthenticator):  # type: ignore[misc]  # no typ
         for anew in (False, True):
             if self.keys is None or anew:
                 found = await self._discovered()
-                self.keys = jwt.PyJWKSet.from_dict(await self.httpfetch(found.keys, method="GET")).keys
+                reply = await self.httpfetch(found.keys, parse_json=False, raise_error=False, method="GET")
+                self.keys = jwt.PyJWKSet.from_dict(json_object(reply) or {}).keys
             named = [key for key in self.keys if "kid" not in header or key.key_id == header["kid"]]
             fitting = [key for key in named if key.public_key_use in (None, "sig")]
             if fitting:
@@ -238,7 +239,8 @@ def claim_at(claims: Mapping[str, Any], path: str) -> object:
 
 def _login_of(claims: Mapping[str, Any], path: str) -> str:
     value = claim_at(claims, path)
-    return value.strip() if isinstance(value, str) else ""
+    # It goes into logs and onto terminals, where signs that are not printed do things.
+    return value.strip() if isinstance(value, str) and value.strip().isprintable() else ""
 
 
 def _short(subject: str) -> str:
