@@ -212,7 +212,7 @@ def _logins() -> Files:
             optional={
                 "organizations": st.lists(st.sampled_from(["vision-lab", "Chem"]), unique=True),
                 "teams": st.lists(st.sampled_from(["vision-lab:gpu", "Chem:all_1"]), unique=True),
-                "people": people,
+                "people": st.lists(st.sampled_from(["kim", "Lee-2"]), unique=True),
                 "server": st.sampled_from([None, "https://github.lab.example"]),
             },
         ),
@@ -220,6 +220,7 @@ def _logins() -> Files:
             {"method": st.just("oidc"), "server": st.just("https://login.lab.example/realms/a"), **provider},
             optional={
                 "groups": st.lists(st.sampled_from(["staff", "/gpu users"]), unique=True),
+                "people": people,
                 "oidc": some_of(groups_claim=st.just("realm_access.roles"), scopes=st.just(["groups"])),
                 "label": st.sampled_from(["", "Example University"]),
             },

@@ -221,6 +221,12 @@ def test_each_way_to_sign_in_is_one_line_and_what_it_needs() -> None:
         ({**LDAP, "groups": ["staff"]}, "needs login.ldap.groups."),
         ({**LDAP, "ldap": {}}, "needs login.ldap.users with ldap."),
         ({**GITHUB, "method": "google", "domains": ["lab"]}, '"lab" is not a domain'),
+        (
+            {**GITHUB, "people": ["kim", "lee@lab.example"]},
+            '"lee@lab.example" is an e-mail address, and GitHub',
+        ),
+        ({**GITHUB, "client_secret": "s"}, "run: labdock secret set client_secret"),
+        ({**LDAP, "ldap": {"users": "o=a", "password": "s"}}, "run: labdock secret set ldap_password"),
         ({**GITHUB, "admins": ["mia smith"]}, "is not what somebody is called where they sign in"),
     ],
 )

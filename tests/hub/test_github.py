@@ -109,6 +109,12 @@ async def test_who_is_let_in_by_login_gets_no_account_that_only_has_the_same_nam
     assert again.identity == old.identity
 
 
+async def test_nobody_is_expected_by_an_address_that_github_does_not_tell(site: Site[GitHub]) -> None:
+    made = await site.hub.api("POST", "/labdock/users", json={"name": "olaf@example.edu"})
+    assert (made.status, made.json["field"]) == (400, "name")
+    assert "GitHub tells none" in made.json["message"]
+
+
 async def test_whom_an_administrator_expects_gets_the_account_and_stays_in(site: Site[GitHub]) -> None:
     made = await site.hub.api("POST", "/labdock/users", json={"name": "nina-gh", "as": "nina"})
     assert made.status == 201, made.text

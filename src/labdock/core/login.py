@@ -158,6 +158,10 @@ _SERVER = text_value(
 _NAME_PART = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})"
 
 
+def _kept_apart(secret: str) -> str:
+    return f"No secret belongs into this file. Take it out, and run: labdock secret set {secret}"
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """How people sign in, who administers, and who may come in; names are in lower case."""
@@ -297,7 +301,11 @@ class Login:
     ldap: Ldap = field(
         default=Ldap(),
         metadata=describe(
-            Record(settings_of(Ldap), Ldap),
+            Record(
+                settings_of(Ldap),
+                Ldap,
+                elsewhere=dict.fromkeys(("password", "lookup_password"), _kept_apart(LDAP_PASSWORD)),
+            ),
             help="More about a directory.",
             example={"users": "ou=people,dc=example,dc=edu"},
         ),
@@ -352,6 +360,9 @@ def finish_login(reading: Reading) -> None:
     if method in OAUTH_METHODS and not reading.values.get("client_id", "?"):
         fix = "Register an application at the provider: labdock init --login NAME tells how."
         _needs(reading, f"needs login.client_id with {method}", fix)
+    if method == "github":
+        for key in ("admins", "people"):
+            _check_github_names(reading, key)
     _check_server(reading, method)
 
 
@@ -370,6 +381,14 @@ def _check_local_names(reading: Reading) -> None:
         except AccountError as error:
             wrong = Wrong("cannot be a person's name", error.fix)
             reading.findings.add(nodes[index], f"{reading.path}.admins[{index}]", wrong, show=True)
+
+
+def _check_github_names(reading: Reading, key: str) -> None:
+    nodes = getattr(reading.given.get(key), "nodes", ())
+    for index, (node, name) in enumerate(zip(nodes, reading.values.get(key, ()), strict=False)):
+        if "@" in name:
+            wrong = Wrong("is an e-mail address, and GitHub tells none", "Write the GitHub login.")
+            reading.findings.add(node, f"{reading.path}.{key}[{index}]", wrong, show=True)
 
 
 def _check_server(reading: Reading, method: str) -> None:
@@ -406,7 +425,9 @@ def _check_server(reading: Reading, method: str) -> None:
         )
 
 
-LOGIN_SECTION = Record(settings_of(Login), Login, finish_login)
+LOGIN_SECTION = Record(
+    settings_of(Login), Login, finish_login, elsewhere={CLIENT_SECRET: _kept_apart(CLIENT_SECRET)}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -222,6 +222,8 @@ class Record:
     settings: tuple[Setting, ...]
     make: Callable[..., object]
     finish: Callable[[Reading], None] = lambda reading: None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Keys that people look for here, and where what they want is set instead."""
 
     def read(self, node: Node, path: str, findings: Findings) -> object:
         before = len(findings)
@@ -254,6 +256,8 @@ class Record:
         return {s.key: s.kind.plain(getattr(value, s.attribute)) for s in self.settings}
 
     def _hint_for(self, key: str) -> str:
+        if key in self.elsewhere:
+            return self.elsewhere[key]
         near = get_close_matches(key, [setting.key for setting in self.settings], 1)
         if near:
             return f'Did you mean "{near[0]}"?'

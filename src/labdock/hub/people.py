@@ -109,7 +109,7 @@ class People:
 
         Raises:
             AccountError: Somebody has the name or the login, or it cannot be one.
-            BadRequestError: A local account was to have two names.
+            BadRequestError: A local account was to have two names, or nobody can sign in as *who*.
         """
         now = self.admission.now()
         if self.local:
@@ -117,6 +117,12 @@ class People:
                 raise BadRequestError("A local account has one name.", field="as", fix="Leave the other out.")
             await asyncio.to_thread(self._store.add, who, admin=admin, now=now)
         else:
+            if "@" in who and self.settings.login.method == "github":
+                raise BadRequestError(
+                    f"{who} is an e-mail address, and GitHub tells none.",
+                    field="name",
+                    fix="Give the GitHub login.",
+                )
             name = name or await asyncio.to_thread(self._store.name_for, who)
             await asyncio.to_thread(self._store.expect, who, name=name, admin=admin, now=now)
         app_log.info("Invited %s%s", who, " as administrator" if admin else "")
