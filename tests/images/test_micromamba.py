@@ -77,7 +77,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def channel(tmp_path: Path) -> Iterator[Channel]:
     root = tmp_path / "channel"
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield Channel(root, f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
