@@ -152,6 +152,14 @@ def test_what_cannot_be_a_secret_is_refused_and_not_repeated(tmp_path: Path, tex
     assert not (tmp_path / "secrets").exists()
 
 
+def test_a_key_for_external_account_binding_is_base64(tmp_path: Path) -> None:
+    for text in ("kid-1 zWNDZM6eQGHW", "zWND } respond hello {"):
+        with pytest.raises(BadRequestError, match="is no key") as caught:
+            write_secret(tmp_path, "acme_eab_key", text)
+        assert "zWND" not in str(caught.value)
+    write_secret(tmp_path, "acme_eab_key", "zWNDZM6eQGHWpSRT_Pal5-eI==\n")
+
+
 def test_init_says_where_to_register_and_the_exact_callback(labdock: Command, tmp_path: Path) -> None:
     done = labdock(
         *("init", "--url", "http://127.0.0.1:8001/", "--login", "github", "--client-id", "Iv1.abc"),

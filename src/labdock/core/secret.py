@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from labdock.core.errors import BadRequestError
@@ -31,5 +32,12 @@ def check_secret(name: str, text: str) -> str:
             f"{name} must be one line of 1 to {MOST_CHARACTERS} characters; {len(value)} were given.",
             field=name,
             fix="Copy it from the provider's page, without what stands around it.",
+        )
+    if name == ACME_EAB_KEY and not re.fullmatch(r"[A-Za-z0-9_+/-]+=*", value):
+        # It stands among words of the edge's configuration.
+        raise BadRequestError(
+            f"{name} is no key: authorities give it in base64, with letters, digits, - and _ alone.",
+            field=name,
+            fix="Copy the HMAC key, not the key's id, without what stands around it.",
         )
     return value
