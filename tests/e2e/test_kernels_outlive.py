@@ -74,6 +74,22 @@ async def test_an_open_websocket_survives_the_hub(stack: Stack, guests: Guests) 
             await socket.ping()
 
 
+async def test_a_connection_ends_with_the_token_that_opened_it(stack: Stack, guests: Guests) -> None:
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        async with ada.channels(kernel) as socket:
+            tokens = await ada._json("GET", "/hub/api/users/ada/tokens")
+            (ours,) = [one["id"] for one in tokens["api_tokens"] if "Labdock visitor" in one["note"]]
+            await ada._json("DELETE", f"/hub/api/users/ada/tokens/{ours}")
+            # With every ping the session asks the hub again.
+            async with asyncio.timeout(90):
+                async for _ in socket:
+                    pass
+            assert socket.close_code == 1008
+
+
 async def test_an_upgrade_that_replaces_every_part_leaves_the_kernel_alone(
     stack: Stack, guests: Guests
 ) -> None:

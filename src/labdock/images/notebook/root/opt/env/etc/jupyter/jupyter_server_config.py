@@ -16,7 +16,14 @@ import labdock_lazy  # noqa: E402
 
 c.ServerApp.terminals_enabled = True
 # The shim carries settings over from the classic notebook, which was never here.
-c.ServerApp.jpserver_extensions = {**labdock_lazy.OFF, "notebook_shim": False, "labdock_lazy": True}
+c.ServerApp.jpserver_extensions = {
+    **labdock_lazy.OFF,
+    "notebook_shim": False,
+    "labdock_lazy": True,
+    "labdock_rights": True,
+}
+# What the hub says of somebody holds so many seconds here: whoever is shut out must be out soon.
+c.HubOAuth.cache_max_age = 15
 c.LabApp.check_for_updates_class = "labdock_updates.NewerImage"
 # The environment is read-only: a manager that offers to install could only fail.
 c.LabApp.extension_manager = "readonly"
