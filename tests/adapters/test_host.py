@@ -355,3 +355,12 @@ def test_a_copy_that_fails_leaves_the_folder_empty(tmp_path: Path, monkeypatch: 
     with pytest.raises(HostError, match="chown failed"):
         host.fill_folder(home, source, uid=1, on_line=lambda line: None)
     assert list(home.iterdir()) == []
+
+
+def test_a_linked_folder_on_the_way_is_found(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/cert.pem").write_text("x")
+    (tmp_path / "current").symlink_to("real")
+    assert host.linked_folder(tmp_path / "current/cert.pem") == tmp_path / "current"
+    (tmp_path / "real/link.pem").symlink_to("cert.pem")
+    assert host.linked_folder(tmp_path.resolve() / "real/link.pem") is None

@@ -171,3 +171,10 @@ def test_init_says_where_to_register_and_the_exact_callback(labdock: Command, tm
     text = (tmp_path / "labdock.yaml").read_text()
     assert "method: github" in text
     assert "client_id: Iv1.abc" in text
+
+
+def test_init_without_anybody_who_administers_says_whom_to_name(labdock: Command, tmp_path: Path) -> None:
+    done = labdock("init", "--login", "github", "--client-id", "Iv1.a")
+    assert done.code == 1
+    assert "Add --admin NAME, the name that they have at GitHub" in done.err
+    assert not (tmp_path / "labdock.yaml").exists()

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateTable
 from labdock.core.accounts import LINK_LIFE_S, LinkKind, LinkState, Standing, UnknownPersonError, token_hash
 from labdock.core.admission import Presented
 from labdock.core.errors import AccountError
-from labdock.hub.accounts import KEEP_DEAD_LINKS_S, AccountStore, _Base
+from labdock.hub.accounts import KEEP_DEAD_LINKS_S, KEEP_REQUESTS_S, AccountStore, _Base
 
 
 @pytest.fixture
@@ -237,6 +237,30 @@ def test_strangers_cannot_fill_the_table(github: AccountStore, monkeypatch: pyte
         github.enrol(Presented("github:99", "s99"), Standing.WAITING, now=0)
     github.set_standing("s1", Standing.ADDED)
     github.enrol(Presented("github:99", "s99"), Standing.WAITING, now=0)
+
+
+def test_requests_that_nobody_answers_make_room_and_can_be_dismissed(github: AccountStore) -> None:
+    github.enrol(Presented("github:1", "old"), Standing.WAITING, now=0)
+    github.enrol(Presented("github:2", "was-in"), Standing.LISTED, now=0)
+    github.activate("was-in", now=1)
+    github.set_standing("was-in", Standing.WAITING)
+    github.enrol(Presented("github:3", "new"), Standing.WAITING, now=KEEP_REQUESTS_S + 1)
+    assert [account.name for account in github.everybody()] == ["new", "was-in"]
+    assert github.recognise(Presented("github:9", "old")) == (None, frozenset())
+    assert github.dismiss_requests(made_before=KEEP_REQUESTS_S + 2) == 1
+    assert [account.name for account in github.everybody()] == ["was-in"]
+
+
+def test_a_password_of_who_asked_for_the_name_opens_nothing_for_whoever_gets_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/hub.sqlite"
+    local = AccountStore(url)
+    local.add("kim", admin=False, now=0)
+    local.set_password("kim", "a stranger's", now=0)
+    store = AccountStore(url, "github")
+    store.expect("kim-lee", name="kim", admin=False, now=1)
+    assert local.password_hash("kim") is None
+    store.close()
+    local.close()
 
 
 def test_who_is_removed_is_forgotten_and_their_names_are_free(github: AccountStore) -> None:

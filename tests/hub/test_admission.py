@@ -161,6 +161,59 @@ async def test_a_hub_user_without_an_account_is_shut_out(hub: Hub) -> None:
     assert (await hub.api("POST", "/labdock/sweep")).json == {"shut_out": [], "changed": []}
 
 
+@on_a_hub
+async def test_a_session_that_does_not_stop_keeps_nobody_elses_tokens_alive(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {}
+    for name in ("jan", "kay"):
+        await start(hub, await hub.member(name), name)
+        tokens[name] = (await hub.api("POST", f"/users/{name}/tokens", json={})).json["token"]
+    stuck = asyncio.Event()
+
+    async def never(now: bool = False) -> None:
+        await stuck.wait()
+
+    user = next(user for user in hub.app.users.values() if user.name == "jan")
+    monkeypatch.setattr(user.spawner, "stop", never)
+    hub.store.remove("jan")
+    hub.store.remove("kay")
+    sweeping = asyncio.create_task(hub.api("POST", "/labdock/sweep"))
+    try:
+        async with asyncio.timeout(20):
+            while running(hub, "kay"):
+                await asyncio.sleep(0.05)
+        for token in tokens.values():
+            assert (await hub.api("GET", "/user", token=token)).status == 403
+    finally:
+        stuck.set()
+    assert (await sweeping).status in {200, 503}
+
+
+@on_a_hub
+async def test_many_requests_are_dismissed_at_once(hub: Hub) -> None:
+    boss = await hub.member("lola", admin=True)
+    page = await boss.get("/hub/people")
+    assert "Dismiss all" not in page.text
+    assert (await boss.post("/hub/people/dismiss", {})).status == 403
+    other = await hub.member("olga")
+    own = await other.get("/hub/password")
+    assert (await other.post("/hub/people/dismiss", {"_xsrf": own.xsrf()})).status == 403
+    for number in range(5):
+        hub.store.enrol(Presented(f"local:{number}", f"bot{number}"), Standing.WAITING, now=number + 10**9)
+    page = await boss.get("/hub/people")
+    assert "Dismiss all" in page.text
+    assert (await boss.post("/hub/people/dismiss", {"_xsrf": page.xsrf()})).status == 303
+    assert not [account for account in hub.store.everybody() if account.name.startswith("bot")]
+
+
+@on_a_hub
+async def test_an_address_puts_no_words_into_a_message(hub: Hub) -> None:
+    boss = await hub.member("nina", admin=True)
+    page = await boss.get("/hub/people?approved=you+won.+Call+555")
+    assert "you won" not in page.text
+
+
 # --- the waiting page ---
 
 

@@ -131,6 +131,11 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def linked_folder(path: Path) -> Path | None:
+    """The first folder on the way to *path* that is a link; None if none is."""
+    return next((folder for folder in reversed(path.parents) if folder.is_symlink()), None)
+
+
 def folders_to(path: Path) -> tuple[str, ...]:
     """The folders that lead to *path*: its own and, if it is a link, those that the link leads to."""
     folders: list[str] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labdock.cli.console import Console
+from labdock.core.errors import BadRequestError
 from labdock.core.login import LOCAL, OAUTH_METHODS, PROVIDER_NAMES, registration
 
 _SERVER_QUESTIONS = {
@@ -58,6 +59,12 @@ def ask_login(asked: Asked, answer: Answer, console: Console) -> dict[str, Any]:
         values["ldap"] = {"users": answer(None, "Place in the directory where people are", "")}
     question = f"Administrators, as they sign in with {PROVIDER_NAMES[method]} (comma between)"
     values["admins"] = _names(asked.admins, answer, question, "")
+    if not values["admins"]:
+        raise BadRequestError(
+            "Nobody is named who administers.",
+            field="admins",
+            fix=f"Add --admin NAME, the name that they have at {PROVIDER_NAMES[method]}.",
+        )
     if method in _MEMBERS:
         key, what = _MEMBERS[method]
         members = answer(None, f"{what} whose people may come in (comma between; none: leave empty)", "")

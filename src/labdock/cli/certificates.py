@@ -78,6 +78,13 @@ def _own_pair(files: CertificateFiles, name: str) -> tuple[str, tuple[str, ...]]
             fix="Name another in site.https; with certbot it is fullchain.pem that has the chain.",
             details=faults[1:],
         )
+    for path in (cert, key):
+        link = host.linked_folder(path)
+        if link is not None:
+            raise HostError(
+                f"{path} leads through {link}, which is a link: where it leads later would not be seen.",
+                fix=f"Name the file without it: {path.parent.resolve() / path.name}",
+            )
     folders = tuple(dict.fromkeys((*host.folders_to(cert), *host.folders_to(key))))
     if "/" in folders:
         raise HostError(

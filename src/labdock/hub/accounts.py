@@ -39,6 +39,9 @@ from labdock.core.errors import AccountError
 from labdock.core.login import LOCAL
 from labdock.core.people import check_name
 
+KEEP_REQUESTS_S = 30 * 24 * 3600
+"""How long somebody waits for approval before they have to ask again."""
+
 KEEP_DEAD_LINKS_S = 30 * 24 * 3600
 """How long a link that can no longer be used is remembered, so that its page can say why."""
 
@@ -236,6 +239,8 @@ class AccountStore:
                     session.add(row)
                 row.admin = row.admin or admin
                 row.standing = Standing.ADDED
+                # Whoever set one may be somebody else, who asked for the name; it opens nothing any more.
+                row.password_hash = None
                 if owner is None:
                     session.add(_AliasRow(alias=alias, identity=row.identity))
                 session.flush()
@@ -297,7 +302,7 @@ class AccountStore:
         try:
             with self._sessions.begin() as session:
                 if standing is Standing.WAITING:
-                    self._check_room(session)
+                    self._check_room(session, now)
                 names = set(session.scalars(select(_AccountRow.name)))
                 row = _AccountRow(
                     identity=presented.identity,
@@ -339,7 +344,7 @@ class AccountStore:
         """
         try:
             with self._sessions.begin() as session:
-                self._check_room(session)
+                self._check_room(session, now)
                 names = set(session.scalars(select(_AccountRow.name)))
                 row = _AccountRow(
                     identity=f"{LOCAL}:{secrets.token_hex(8)}",
@@ -360,7 +365,24 @@ class AccountStore:
         except IntegrityError as error:
             raise AccountError("Somebody asked at the same moment.", fix="Try again.") from error
 
-    def _check_room(self, session: Session) -> None:
+    def dismiss_requests(self, *, made_before: int) -> int:
+        """Forget who waits, was never in, and asked before *made_before*; how many they were."""
+        with self._sessions.begin() as session:
+            return self._dismiss(session, made_before)
+
+    def _dismiss(self, session: Session, made_before: int) -> int:
+        asked = select(_AccountRow.identity).where(
+            _AccountRow.standing == Standing.WAITING,
+            _AccountRow.activated_at.is_(None),
+            _AccountRow.created_at < made_before,
+        )
+        identities = list(session.scalars(asked))
+        for table in (_LinkRow, _SignInRow, _AliasRow, _AccountRow):
+            session.execute(delete(table).where(table.identity.in_(identities)))
+        return len(identities)
+
+    def _check_room(self, session: Session, now: int) -> None:
+        self._dismiss(session, now - KEEP_REQUESTS_S)
         waiting = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
         if (session.scalar(waiting) or 0) >= MOST_WAITING:
             raise AccountError(

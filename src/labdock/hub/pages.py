@@ -32,6 +32,7 @@ from labdock.core.allocation import Held, Offer, offers, person_limit
 from labdock.core.errors import AccountError, BadRequestError, HubError, LabdockError, StartError
 from labdock.core.gpus import GpuReport, Holder, Lease
 from labdock.core.login import LOCAL
+from labdock.core.people import NAME_PATTERN
 from labdock.core.session import Limits, default_image, no_image
 from labdock.core.site import HubSettings
 from labdock.hub import known_browser
@@ -72,6 +73,7 @@ def extra_handlers(
         *(local_handlers(sign_in) if settings.login.method == LOCAL else ()),
         (r"/waiting", WaitingHandler, {"admission": sign_in.admission}),
         (r"/people", PeopleHandler, {"people": people}),
+        (r"/people/dismiss", DismissHandler, {"people": people}),
         (
             r"/people/([^/]+)/(reset|remove|stop|approve|refuse|second-factor)",
             PersonHandler,
@@ -513,11 +515,14 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
     @web.authenticated
     @administrators_only
     async def get(self) -> None:
-        done = {
-            act: self.get_query_argument(act, "")
-            for act in ("removed", "stopped", "approved", "refused", "without")
-        }
+        acts = ("removed", "stopped", "approved", "refused", "without")
+        done: dict[str, Any] = {act: self._person_named(act) for act in acts}
         await self.show_people(**done)
+
+    def _person_named(self, act: str) -> str:
+        """Of whom the address says *act*; it may come from anybody, so it says a name or nothing."""
+        name: str = self.get_query_argument(act, "")
+        return name if NAME_PATTERN.fullmatch(name) else ""
 
     @web.authenticated
     @administrators_only
@@ -552,6 +557,21 @@ class PeopleHandler(PeopleMixin, BaseHandler):  # type: ignore[misc]  # JupyterH
             **done,
         )
         self.finish(html)
+
+
+class DismissHandler(PeopleHandler):
+    """``/hub/people/dismiss``: take everybody off the list of those who wait."""
+
+    @web.authenticated
+    @administrators_only
+    async def get(self) -> None:
+        self.redirect(self.hub.base_url + "people")
+
+    @web.authenticated
+    @administrators_only
+    async def post(self) -> None:
+        await self.people.dismiss_requests()
+        self.redirect(self.hub.base_url + "people", status=303)
 
 
 class PersonHandler(PeopleHandler):

@@ -158,6 +158,12 @@ class People:
         app_log.info("Approved %s", name)
         return account
 
+    async def dismiss_requests(self) -> int:
+        """Forget everybody who waits and was never in; they may ask again. How many they were."""
+        number = await asyncio.to_thread(self._store.dismiss_requests, made_before=self.admission.now() + 1)
+        app_log.info("Dismissed %d requests", number)
+        return number
+
     async def refuse(self, name: str, *, asked_by: str) -> Account:
         """Keep *name* out, whatever the configuration says, until somebody approves them.
 
@@ -341,25 +347,27 @@ class PeopleMixin:
         self.check_may_touch(admin=self.people.admission.is_admin(account))
         await self.people.take_second_factor(name, asked_by=self.current_user.name)
 
-    async def shut_out(self: Any, name: str) -> bool:
-        """End *name*'s sessions, tokens and sign-ins; whether there were any.
+    async def shut_out(self: Any, name: str) -> None:
+        """End *name*'s sessions, tokens and sign-ins.
 
         Raises:
-            HubError: A session did not stop in time.
+            HubError: A session did not stop in time; nothing else of theirs is good any more.
         """
         user = self.find_user(name)
-        if user is None:
-            return False
+        if user is not None:
+            self.close_to(user)
+            await self.stop_sessions(user)
+
+    def close_to(self: Any, user: Any) -> bool:
+        """End *user*'s tokens, sign-ins and rights; whether there was anything to end, a session too."""
         running = any(spawner.active for spawner in user.spawners.values())
         known = running or bool(user.api_tokens)
         sign_out_everywhere(self.db, user, tokens_too=True)
-        # The rights stay where they were until the next sign-in; they open nothing any more.
         if user.admin:
             user.admin = False
             assign_default_roles(self.db, entity=user.orm_user)
-        await self.stop_sessions(user)
         if known:
-            app_log.info("Shut out %s: sessions, tokens and sign-ins ended", name)
+            app_log.info("Shut out %s: tokens and sign-ins ended, sessions are stopped", user.name)
         return known
 
     async def sweep(self: Any) -> Swept:
@@ -369,28 +377,41 @@ class PeopleMixin:
             HubError: Somebody's session did not stop; everybody else was seen to.
         """
         shut_out, changed = [], []
-        failed: HubError | None = None
         accounts = {account.name: account for account in await self.people.everybody()}
         judge, ended = self.people.admission.judge, self.people.admission.ended
+        out = []
         for orm_user in list(self.db.query(orm.User)):
             account = accounts.get(orm_user.name)
             verdict = judge(account) if account is not None else None
             if verdict is None or not verdict.admitted or orm_user.name in ended:
-                try:
-                    if await self.shut_out(orm_user.name):
-                        shut_out.append(orm_user.name)
-                    ended.discard(orm_user.name)
-                except HubError as error:
-                    failed = error
+                user = self.find_user(orm_user.name)
+                out.append(user)
+                # Everybody's tokens first: a session may take its time to stop.
+                if self.close_to(user):
+                    shut_out.append(user.name)
             elif verdict.admin != orm_user.admin:
                 orm_user.admin = verdict.admin
                 self.db.commit()
                 assign_default_roles(self.db, entity=orm_user)
                 app_log.info("%s is %s administrator now", orm_user.name, "an" if verdict.admin else "no")
                 changed.append(orm_user.name)
-        if failed is not None:
-            raise failed
+        failures = []
+        for user, failure in zip(out, await asyncio.gather(*map(self._stopped, out)), strict=True):
+            if failure is None:
+                ended.discard(user.name)
+            else:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
         return Swept(tuple(shut_out), tuple(changed))
+
+    async def _stopped(self: Any, user: Any) -> HubError | None:
+        """Stop *user*'s sessions; why that failed, or None."""
+        try:
+            await self.stop_sessions(user)
+        except HubError as error:
+            return error
+        return None
 
     async def remove_person(self: Any, name: str, *, delete_home: bool) -> str:
         """End *name*'s sessions, tokens and sign-ins, and remove the account; where the home is kept, or "".
