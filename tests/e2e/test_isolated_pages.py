@@ -1,0 +1,127 @@
+"""Each person at a host name of their own, in Chromium: what one person's page cannot do to another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.browsing import PATIENCE_MS, accept_invitation, run_cell, shoot, visit
+from tests.stack import Stack, free_port, make_stack, take_down
+
+pytestmark = pytest.mark.browser
+
+# Browsers lead every name below localhost to this machine.
+SITE = "lab.localhost"
+FETCH = """
+async ([address, options]) => {
+    try {
+        const answer = await fetch(address, {credentials: "include", ...options});
+        return answer.status;
+    } catch (error) {
+        return error.name;
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(engine_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = make_stack(tmp_path_factory.mktemp("isolated"), engine_socket, "i")
+    site = {
+        "url": f"https://{SITE}:{made.port}",
+        "https": "internal",
+        "listen": f"127.0.0.1:{made.port}",
+        "listen_http": f"127.0.0.1:{free_port()}",
+        "isolate_pages": True,
+    }
+    made.config.write_text(
+        f"site: {json.dumps(site)}\nlogin: {{admins: [mia]}}\nlimits: {{memory: 1G, shm: 256M}}\n"
+    )
+    try:
+        done = made.labdock("up")
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        yield made
+    finally:
+        take_down(made)
+
+
+@pytest.fixture
+def pages(browser: Browser, stack: Stack) -> Iterator[tuple[Page, Page]]:
+    """Pages of two browsers, one for each person."""
+    contexts = [
+        browser.new_context(base_url=f"https://{SITE}:{stack.port}", ignore_https_errors=True)
+        for _ in range(2)
+    ]
+    expect.set_options(timeout=PATIENCE_MS)
+    for context in contexts:
+        context.set_default_timeout(PATIENCE_MS)
+    yield contexts[0].new_page(), contexts[1].new_page()
+    for context in contexts:
+        context.close()
+
+
+def start(page: Page, stack: Stack, name: str, host: str) -> str:
+    """Start a session of *name*; returns its address, which must be at *host*."""
+    accept_invitation(page, stack.invite(name))
+    page.get_by_role("button", name="Start session").click()
+    base = f"https://{host}.{SITE}:{stack.port}/user/{name}/"
+    page.wait_for_url(f"{base}lab**", timeout=60_000)
+    return base
+
+
+def test_a_page_of_one_person_can_neither_read_nor_act_in_the_session_of_another(
+    pages: tuple[Page, Page], stack: Stack
+) -> None:
+    page, bobs = pages
+    site = f"https://{SITE}:{stack.port}"
+    ada = start(page, stack, "ada", "ada")
+    bob = start(bobs, stack, "bob.b", "bob--b")
+    page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
+    run_cell(page, "answer = 6 * 7; print(answer)")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("42")
+    shoot(page, "isolated-notebook")
+
+    # Ada is lured to a page that Bob's session serves to anybody.
+    lured = page.context.new_page()
+    visit(lured, f"{bob}api")
+    assert lured.url == f"{bob}api"
+    kernels = f"{ada}api/kernels"
+    assert page.evaluate(FETCH, [kernels, {}]) == 200
+    before = page.evaluate(f"fetch('{kernels}').then((answer) => answer.json())")
+    for address in (kernels, f"{ada}api/contents", f"{site}/hub/home", f"{site}/hub/api/user"):
+        assert lured.evaluate(FETCH, [address, {}]) == "TypeError"
+    for address in (kernels, f"{site}/hub/spawn/ada", f"{site}/hub/api/users/ada/server"):
+        lured.evaluate(FETCH, [address, {"method": "POST", "mode": "no-cors", "body": "{}"}])
+    after = page.evaluate(f"fetch('{kernels}').then((answer) => answer.json())")
+    assert [kernel["id"] for kernel in after] == [kernel["id"] for kernel in before]
+    # Nor is the hub to be had at Bob's host, where his page could reach into it.
+    visit(lured, f"{bob.partition('/user/')[0]}/hub/home")
+    assert lured.url == f"{site}/hub/home"
+
+    # What is the site's own goes on working.
+    for part in ("hub", "proxy"):
+        assert stack.labdock("restart", part).returncode == 0
+    run_cell(page, "print('still', answer)")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("still 42")
+    # Addresses from before, or typed by hand, lead there too.
+    visit(lured, f"{site}/user/ada/lab")
+    lured.wait_for_url(f"{ada}lab**")
+    visit(lured, "/hub/home")
+    lured.get_by_role("button", name="Stop session").click()
+    expect(lured.locator(".ld-state")).to_have_text("Not running")
+    visit(page, f"{ada}lab")
+    expect(page.get_by_role("heading", name="not running")).to_be_visible()
+    shoot(page, "isolated-not-running")
+    visit(bobs, "/hub/logout")
+    assert bobs.evaluate(FETCH, [f"{site}/hub/api/user", {}]) == 403
+    visit(bobs, f"{bob}lab")
+    expect(bobs.get_by_role("button", name="Sign in")).to_be_visible()
+
+
+def test_verify_goes_the_whole_way_at_a_host_of_its_own(stack: Stack) -> None:
+    done = stack.labdock("verify")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
