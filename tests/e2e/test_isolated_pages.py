@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, run_cell, shoot, visit
+from tests.e2e.browsing import accept_invitation, run_cell, shoot, visit
 from tests.stack import Stack, free_port, make_stack, take_down
 
 pytestmark = pytest.mark.browser
@@ -24,6 +24,14 @@ async ([address, options]) => {
     } catch (error) {
         return error.name;
     }
+}
+"""
+
+KERNELS = """
+async (address) => {
+    const token = document.cookie.match(/_xsrf=([^;]+)/)[1];
+    const answer = await fetch(address, {headers: {"X-XSRFToken": token}});
+    return (await answer.json()).map((kernel) => kernel.id);
 }
 """
 
@@ -56,9 +64,9 @@ def pages(browser: Browser, stack: Stack) -> Iterator[tuple[Page, Page]]:
         browser.new_context(base_url=f"https://{SITE}:{stack.port}", ignore_https_errors=True)
         for _ in range(2)
     ]
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=10_000)
     for context in contexts:
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(10_000)
     yield contexts[0].new_page(), contexts[1].new_page()
     for context in contexts:
         context.close()
@@ -73,31 +81,52 @@ def start(page: Page, stack: Stack, name: str, host: str) -> str:
     return base
 
 
+def run_in_notebook(page: Page, address: str, code: str, *, printed: str) -> None:
+    """Run *code* in the notebook at *address*, or in a new one if that is the address of JupyterLab.
+
+    Again when that fails: each session that anybody starts or ends on this machine changes its network,
+    and a page that is loaded just then stays half empty.
+    """
+    for attempt in range(4):
+        try:
+            visit(page, address)
+            if not address.endswith(".ipynb"):
+                page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
+            run_cell(page, code)
+            expect(page.locator(".jp-OutputArea-output").first).to_contain_text(printed)
+        except (AssertionError, Error):
+            if attempt == 3:
+                raise
+        else:
+            return
+
+
 def test_a_page_of_one_person_can_neither_read_nor_act_in_the_session_of_another(
     pages: tuple[Page, Page], stack: Stack
 ) -> None:
     page, bobs = pages
     site = f"https://{SITE}:{stack.port}"
     ada = start(page, stack, "ada", "ada")
-    bob = start(bobs, stack, "bob.b", "bob--b")
-    page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
-    run_cell(page, "answer = 6 * 7; print(answer)")
-    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("42")
+    run_in_notebook(page, f"{ada}lab?reset", "answer = 6 * 7; print(answer)", printed="42")
+    notebook = page.url
+    assert notebook.endswith(".ipynb")
     shoot(page, "isolated-notebook")
+    bob = start(bobs, stack, "bob.b", "bob--b")
 
-    # Ada is lured to a page that Bob's session serves to anybody.
+    # Ada is lured to a page of Bob's, whose session may serve what he likes.
     lured = page.context.new_page()
-    visit(lured, f"{bob}api")
-    assert lured.url == f"{bob}api"
+    lured.route(f"{bob}lure", lambda route: route.fulfill(body="<p>Look!</p>", content_type="text/html"))
+    visit(lured, f"{bob}lure")
+    assert lured.evaluate(FETCH, [f"{bob}api", {}]) == 200
     kernels = f"{ada}api/kernels"
-    assert page.evaluate(FETCH, [kernels, {}]) == 200
-    before = page.evaluate(f"fetch('{kernels}').then((answer) => answer.json())")
+    before = page.evaluate(KERNELS, kernels)
+    assert len(before) == 1
     for address in (kernels, f"{ada}api/contents", f"{site}/hub/home", f"{site}/hub/api/user"):
         assert lured.evaluate(FETCH, [address, {}]) == "TypeError"
     for address in (kernels, f"{site}/hub/spawn/ada", f"{site}/hub/api/users/ada/server"):
+        # Browsers send such a request; it lacks what only a page at Ada's own host can read.
         lured.evaluate(FETCH, [address, {"method": "POST", "mode": "no-cors", "body": "{}"}])
-    after = page.evaluate(f"fetch('{kernels}').then((answer) => answer.json())")
-    assert [kernel["id"] for kernel in after] == [kernel["id"] for kernel in before]
+    assert page.evaluate(KERNELS, kernels) == before
     # Nor is the hub to be had at Bob's host, where his page could reach into it.
     visit(lured, f"{bob.partition('/user/')[0]}/hub/home")
     assert lured.url == f"{site}/hub/home"
@@ -105,8 +134,7 @@ def test_a_page_of_one_person_can_neither_read_nor_act_in_the_session_of_another
     # What is the site's own goes on working.
     for part in ("hub", "proxy"):
         assert stack.labdock("restart", part).returncode == 0
-    run_cell(page, "print('still', answer)")
-    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("still 42")
+    run_in_notebook(page, notebook, "print('still', answer)", printed="still 42")
     # Addresses from before, or typed by hand, lead there too.
     visit(lured, f"{site}/user/ada/lab")
     lured.wait_for_url(f"{ada}lab**")
