@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
@@ -41,6 +42,25 @@ def visit(page: Page, path: str) -> None:
             if not any(word in error.message for word in ("ERR_NETWORK_CHANGED", "interrupted by another")):
                 raise
     page.goto(path)
+
+
+def start_session(page: Page, address: str) -> None:
+    """Press the start page's button, and wait until the notebook at *address* is there."""
+    page.get_by_role("button", name="Start session").click()
+    await_address(page, address)
+
+
+def await_address(page: Page, address: str) -> None:
+    """Wait until *page* is at *address*, a path or the beginning of a URL, where it is being led.
+
+    Chromium drops a page that is on its way when a session's network interface comes or goes.
+    """
+    deadline = time.monotonic() + 120
+    while address not in page.url:
+        assert time.monotonic() < deadline, page.url
+        if page.url.startswith("chrome-error:"):
+            visit(page, address)
+        page.wait_for_timeout(200)
 
 
 def accept_invitation(page: Page, link: str) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot, visit
+from tests.e2e.browsing import (
+    PATIENCE_MS,
+    accept_invitation,
+    must_be_accessible,
+    run_cell,
+    shoot,
+    start_session,
+    visit,
+)
 from tests.stack import PASSWORD, Stack
 
 pytestmark = pytest.mark.browser
@@ -97,8 +105,7 @@ def test_the_page_reconnects_and_the_kernel_remembers_after_the_hub_restarts(
 ) -> None:
     page = context.new_page()
     accept_invitation(page, ada)
-    page.get_by_role("button", name="Start session").click()
-    page.wait_for_url("**/user/ada/lab**")
+    start_session(page, "/user/ada/lab")
     page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
     run_cell(page, "answer = 6 * 7; print('kept')")
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("kept")
@@ -113,8 +120,7 @@ def test_a_failed_start_shows_the_cause_the_last_lines_and_a_way_on(
 ) -> None:
     page = context.new_page()
     accept_invitation(page, ada)
-    page.get_by_role("button", name="Start session").click()
-    page.wait_for_url("**/user/ada/lab**")
+    start_session(page, "/user/ada/lab")
     (home,) = (stack.state / "storage/homes").glob("ada-*")
     settings = home / ".jupyter/jupyter_server_config.py"
     settings.parent.mkdir(exist_ok=True)

@@ -9,7 +9,15 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot, visit
+from tests.e2e.browsing import (
+    PATIENCE_MS,
+    accept_invitation,
+    must_be_accessible,
+    run_cell,
+    shoot,
+    start_session,
+    visit,
+)
 from tests.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -40,8 +48,7 @@ def page_of(
 def start_with_gpu(page: Page, name: str) -> str:
     """Start *name*'s session with one card, run ``!nvidia-smi -L`` in a cell: the UUID seen there."""
     page.get_by_role("radio", name=re.compile("H100")).check()
-    page.get_by_role("button", name="Start session").click()
-    page.wait_for_url(f"**/user/{name}/lab**")
+    start_session(page, f"/user/{name}/lab")
     page.locator('.jp-LauncherCard[data-category="Notebook"]').first.click()
     run_cell(page, "!nvidia-smi\n!nvidia-smi -L")
     output = page.locator(".jp-OutputArea-output").first
@@ -83,8 +90,7 @@ def test_when_no_card_is_left_the_page_has_the_numbers_the_holders_and_a_way_on(
             page = opened.enter_context(page_of(browser, gpu_stack, name))
             page.get_by_role("radio", name=re.compile("H100")).check()
             page.get_by_label("How many").fill("2")
-            page.get_by_role("button", name="Start session").click()
-            page.wait_for_url(f"**/user/{name}/lab**")
+            start_session(page, f"/user/{name}/lab")
         eve = opened.enter_context(page_of(browser, gpu_stack, "eve"))
         # The first time, with nothing free, nothing is what is chosen.
         expect(eve.get_by_role("radio", name="No GPU")).to_be_checked()

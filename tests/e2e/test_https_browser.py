@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.e2e.browsing import accept_invitation, shoot, visit
+from tests.e2e.browsing import accept_invitation, shoot, start_session, visit
 from tests.e2e.secure import Pair, Secure
 
 pytestmark = pytest.mark.browser
@@ -63,8 +63,7 @@ def test_a_page_stays_connected_to_its_kernel_while_the_certificate_is_replaced(
 ) -> None:
     try:
         accept_invitation(page, secure.stack.invite("ada"))
-        page.get_by_role("button", name="Start").first.click()
-        page.wait_for_url("**/user/ada/lab**", timeout=60_000)
+        start_session(page, "/user/ada/lab")
         # Whatever the page itself has loaded by now: it is the connection from its origin that matters.
         page.evaluate(OPEN, "ada")
         assert page.evaluate(ASK)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect
 
-from tests.e2e.browsing import accept_invitation, run_cell, shoot, visit
+from tests.e2e.browsing import accept_invitation, await_address, run_cell, shoot, start_session, visit
 from tests.stack import Stack, free_port, make_stack, take_down
 
 pytestmark = pytest.mark.browser
@@ -75,9 +75,8 @@ def pages(browser: Browser, stack: Stack) -> Iterator[tuple[Page, Page]]:
 def start(page: Page, stack: Stack, name: str, host: str) -> str:
     """Start a session of *name*; returns its address, which must be at *host*."""
     accept_invitation(page, stack.invite(name))
-    page.get_by_role("button", name="Start session").click()
     base = f"https://{host}.{SITE}:{stack.port}/user/{name}/"
-    page.wait_for_url(f"{base}lab**", timeout=60_000)
+    start_session(page, f"{base}lab")
     return base
 
 
@@ -137,7 +136,7 @@ def test_a_page_of_one_person_can_neither_read_nor_act_in_the_session_of_another
     run_in_notebook(page, notebook, "print('still', answer)", printed="still 42")
     # Addresses from before, or typed by hand, lead there too.
     visit(lured, f"{site}/user/ada/lab")
-    lured.wait_for_url(f"{ada}lab**")
+    await_address(lured, f"{ada}lab")
     visit(lured, "/hub/home")
     lured.get_by_role("button", name="Stop session").click()
     expect(lured.locator(".ld-state")).to_have_text("Not running")

@@ -10,7 +10,15 @@ import pyotp
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, run_cell, shoot, visit
+from tests.e2e.browsing import (
+    PATIENCE_MS,
+    accept_invitation,
+    must_be_accessible,
+    run_cell,
+    shoot,
+    start_session,
+    visit,
+)
 from tests.stack import PASSWORD, Stack, make_stack, take_down
 
 pytestmark = pytest.mark.browser
@@ -115,8 +123,7 @@ def test_a_code_leads_to_a_cell_and_a_lost_phone_is_helped_by_an_administrator_a
     expect(page.get_by_role("alert")).to_contain_text("not right")
     give_code(page, recovery)
     expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
-    page.get_by_role("button", name="Start session").click()
-    page.wait_for_url("**/user/ada/lab**", timeout=120_000)
+    start_session(page, "/user/ada/lab")
     page.get_by_text("Python 3 (ipykernel)").first.click()
     run_cell(page, "import getpass; print('I am', getpass.getuser())")
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("I am ada")

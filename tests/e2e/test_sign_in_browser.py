@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, must_be_accessible, run_cell, shoot, visit
+from tests.e2e.browsing import PATIENCE_MS, must_be_accessible, run_cell, shoot, start_session, visit
 from tests.pebble import Pebble, running_pebble
 from tests.providers.github import GitHub
 from tests.providers.serving import Authority, serving
@@ -151,8 +151,7 @@ def test_a_member_of_the_organization_signs_in_and_runs_a_cell(lab: Lab) -> None
     shoot(page, "sign-in-github")
     lab.sign_in("kim", page)
     expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
-    page.get_by_role("button", name="Start session").click()
-    page.wait_for_url(re.compile(r"/user/kim/lab"), timeout=120_000)
+    start_session(page, "/user/kim/lab")
     page.get_by_text("Python 3 (ipykernel)").first.click()
     run_cell(page, "import getpass; print('I am', getpass.getuser())")
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("I am kim")
