@@ -38,8 +38,7 @@ def visit(page: Page, path: str) -> None:
             page.goto(path)
             return
         except Error as error:
-            # Chromium may have shown its own page of that by then, and tried again by itself.
-            if not any(word in error.message for word in ("ERR_NETWORK_CHANGED", "interrupted by another")):
+            if "ERR_NETWORK_CHANGED" not in error.message:
                 raise
     page.goto(path)
 
