@@ -55,7 +55,6 @@ def run_proxy() -> None:
         str(Path(__file__).parent / "hub/static/errors"),
         "--log-level",
         "warn",
-        *sys.argv[2:],
     )
 
 
