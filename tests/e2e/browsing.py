@@ -38,7 +38,8 @@ def visit(page: Page, path: str) -> None:
             page.goto(path)
             return
         except Error as error:
-            if "ERR_NETWORK_CHANGED" not in error.message:
+            # Chromium may have shown its own page of that by then, and tried again by itself.
+            if not any(word in error.message for word in ("ERR_NETWORK_CHANGED", "interrupted by another")):
                 raise
     page.goto(path)
 
