@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -123,3 +128,28 @@ class Lab:
 def lab() -> Lab:
     root = make("Lab Root", authority=True, lives=datetime.timedelta(days=3650))
     return Lab(root, make("Lab Intermediate", issuer=root, authority=True))
+
+
+@contextmanager
+def answering(address: str, context: ssl.SSLContext, answer: bytes) -> Iterator[int]:
+    """The port of something at *address* that speaks TLS by *context* and says *answer* to whoever asks."""
+    with socket.create_server((address, 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    with context.wrap_socket(plain, server_side=True) as connection:
+                        if connection.recv(4096):
+                            connection.sendall(answer)
+                except OSError:
+                    continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)

@@ -15,7 +15,7 @@ import pytest
 from labdock.adapters.certificates import read_chain, read_pair, read_served, trusted_subjects
 from labdock.adapters.edge_probe import addresses_of, read_date, read_mark
 from labdock.core.errors import HostError
-from tests.authorities import Lab, lab, make
+from tests.authorities import Lab, answering, lab, make
 
 NAME = "gpu.lab.example"
 
@@ -79,26 +79,8 @@ def server(folder: Path, cert: str, key: str, answer: bytes = b"") -> Iterator[i
     """The port of something that speaks TLS and says *answer*, or hangs up."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*written(folder, cert, key))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    plain, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    with context.wrap_socket(plain, server_side=True) as connection:
-                        if connection.recv(4096):
-                            connection.sendall(answer)
-                except OSError:
-                    continue
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield int(listener.getsockname()[1])
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+    with answering("127.0.0.1", context, answer) as port:
+        yield port
 
 
 def test_what_a_server_shows_is_read_whether_it_is_trusted_or_not(tmp_path: Path, authority: Lab) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,7 +18,7 @@ from labdock.adapters.engine import Engine
 from labdock.cli.doctor_site import examine_site
 from labdock.cli.instance import Instance
 from labdock.core.finding import Finding
-from tests.authorities import Lab, Made, lab
+from tests.authorities import Lab, Made, answering, lab
 
 MARK = "0123456789abcdef"
 
@@ -61,26 +60,8 @@ def edge(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*files)
     answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(mark)}\r\n\r\n{mark}".encode()
-    with socket.create_server((address, 0)) as listener:
-
-        def serve() -> None:
-            while True:
-                try:
-                    plain, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    with context.wrap_socket(plain, server_side=True) as connection:
-                        if connection.recv(4096):
-                            connection.sendall(answer)
-                except OSError:
-                    continue
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield int(listener.getsockname()[1])
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+    with answering(address, context, answer) as port:
+        yield port
 
 
 def internal(tmp_path: Path, address: str, port: int) -> Instance:

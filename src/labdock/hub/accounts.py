@@ -128,6 +128,9 @@ class _LinkRow(_Base):
         return Link(LinkKind(self.kind), self.identity, self.expires_at, self.used_at, self.replaced_at)
 
 
+_WAITING = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
+
+
 class AccountStore:
     """The accounts of one instance; every method is one transaction, safe in any thread.
 
@@ -383,8 +386,7 @@ class AccountStore:
 
     def _check_room(self, session: Session, now: int) -> None:
         self._dismiss(session, now - KEEP_REQUESTS_S)
-        waiting = select(func.count()).where(_AccountRow.standing == Standing.WAITING)
-        if (session.scalar(waiting) or 0) >= MOST_WAITING:
+        if (session.scalar(_WAITING) or 0) >= MOST_WAITING:
             raise AccountError(
                 f"{MOST_WAITING} people wait for approval, and no more can.",
                 fix="Write to whoever runs this site.",
@@ -431,8 +433,16 @@ class AccountStore:
     def everybody(self) -> tuple[Account, ...]:
         """All accounts by name, those who wait and who were refused among them."""
         with self._sessions() as session:
+            aliases: dict[str, list[str]] = {}
+            for row in session.scalars(select(_AliasRow)):
+                aliases.setdefault(row.identity, []).append(row.alias)
             rows = session.scalars(select(_AccountRow).order_by(_AccountRow.name))
-            return tuple(self._account(session, row) for row in rows)
+            return tuple(self._known_by(row, aliases.get(row.identity, ())) for row in rows)
+
+    def requests(self) -> int:
+        """How many wait for approval."""
+        with self._sessions() as session:
+            return session.scalar(_WAITING) or 0
 
     def password_hash(self, name: str) -> str | None:
         """The stored hash of *name*'s password; None if there is no such account or no password yet."""
@@ -531,10 +541,14 @@ class AccountStore:
         return any(key.startswith(f"{self._method}:") for key in keys)
 
     def _account(self, session: Session, row: _AccountRow) -> Account:
+        found = session.scalars(select(_AliasRow.alias).where(_AliasRow.identity == row.identity))
+        return self._known_by(row, found)
+
+    def _known_by(self, row: _AccountRow, aliases: Iterable[str]) -> Account:
+        """The account of *row*, whose names at all providers are *aliases*, as they are stored."""
         if self._method == LOCAL:
             # Whoever signed up chose the name: lists do not mean them until an administrator approved them.
             return row.account(() if row.standing == Standing.WAITING else (row.name,))
-        aliases = session.scalars(select(_AliasRow.alias).where(_AliasRow.identity == row.identity))
         return row.account(
             name for method, _, name in (alias.partition(" ") for alias in aliases) if method == self._method
         )

@@ -23,7 +23,6 @@ from labdock.core.accounts import (
     Link,
     LinkKind,
     LinkState,
-    Standing,
     TooManyTriesError,
     UnknownPersonError,
 )
@@ -128,9 +127,7 @@ def template_vars(
         "local_accounts": local,
         "needs_password": needs_password,
         "sign_up_offered": lambda user: local and admission.rules.approve,
-        "requests_waiting": lambda user: (
-            lambda: sum(account.standing is Standing.WAITING for account in store.everybody())
-        ),
+        "requests_waiting": lambda user: store.requests,
         # JupyterHub calls what it is given with the person whose page it is.
         "gpus_of": lambda user: gpus_of,
         "image_news_of": lambda user: image_news_of,
