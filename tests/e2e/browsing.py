@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.stack import PASSWORD
 
@@ -31,40 +30,14 @@ def must_be_accessible(page: Page) -> None:
     assert not serious, "\n".join(serious)
 
 
-def visit(page: Page, path: str) -> None:
-    """Open *path*, again when the network changed meanwhile: each session brings and takes an interface."""
-    for _ in range(5):
-        try:
-            page.goto(path)
-            return
-        except Error as error:
-            # Chromium may have shown its own page of that by then, and tried again by itself.
-            if not any(word in error.message for word in ("ERR_NETWORK_CHANGED", "interrupted by another")):
-                raise
-    page.goto(path)
-
-
-def start_session(page: Page, address: str) -> None:
-    """Press the start page's button, and wait until the notebook at *address* is there."""
+def start_session(page: Page, path: str) -> None:
+    """Press the start page's button, and wait until the notebook at *path* is there."""
     page.get_by_role("button", name="Start session").click()
-    await_address(page, address)
-
-
-def await_address(page: Page, address: str) -> None:
-    """Wait until *page* is at *address*, a path or the beginning of a URL, where it is being led.
-
-    Chromium drops a page that is on its way when a session's network interface comes or goes.
-    """
-    deadline = time.monotonic() + 120
-    while address not in page.url:
-        assert time.monotonic() < deadline, page.url
-        if page.url.startswith("chrome-error:"):
-            visit(page, address)
-        page.wait_for_timeout(200)
+    page.wait_for_url(f"**{path}*", timeout=120_000, wait_until="domcontentloaded")
 
 
 def accept_invitation(page: Page, link: str) -> None:
-    visit(page, link)
+    page.goto(link)
     page.locator("#password").fill(PASSWORD)
     page.locator("form button.btn-primary").click()
     expect(page.get_by_role("heading", name="Start a session")).to_be_visible()

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from labdock.adapters.visitor import Visitor
+from tests.chromium import PROGRAM
 from tests.e2e.secure import authority, pair, secure  # noqa: F401  fixtures
 from tests.stack import PASSWORD, Stack
 
@@ -57,6 +58,6 @@ def browser() -> Iterator[Browser]:
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
     quiet += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=quiet)
+        chromium = playwright.chromium.launch(executable_path=PROGRAM, args=quiet)
         yield chromium
         chromium.close()

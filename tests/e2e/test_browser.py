@@ -14,7 +14,6 @@ from tests.e2e.browsing import (
     run_cell,
     shoot,
     start_session,
-    visit,
 )
 from tests.stack import PASSWORD, Stack
 
@@ -43,15 +42,15 @@ def test_the_first_administrators_link_signs_in_at_once_and_only_once(
 ) -> None:
     link = str(stack.api.first_link()["link"])
     page = context.new_page()
-    visit(page, link)
+    page.goto(link)
     expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
     expect(page.get_by_role("link", name="People")).to_be_visible()
-    visit(page, "/hub/people")
+    page.goto("/hub/people")
     expect(page.get_by_role("heading", name="People")).to_be_visible()
     must_be_accessible(page)
     shoot(page, "people")
     context.clear_cookies()
-    visit(page, link)
+    page.goto(link)
     expect(page.get_by_role("main")).to_contain_text("used")
     expect(page.get_by_role("link", name="People")).to_have_count(0)
 
@@ -60,9 +59,9 @@ def test_an_administrator_invites_somebody_on_the_page(context: BrowserContext, 
     stack.remove("grace")
     try:
         page = context.new_page()
-        visit(page, str(stack.api.first_link()["link"]))
+        page.goto(str(stack.api.first_link()["link"]))
         expect(page.get_by_role("heading", name="Start a session")).to_be_visible()
-        visit(page, "/hub/people")
+        page.goto("/hub/people")
         page.get_by_label("Invite somebody by name").fill("grace")
         page.get_by_role("button", name="Make a link").click()
         expect(page.get_by_role("textbox", name="Link for grace")).to_have_value(re.compile("/hub/link/"))
@@ -75,7 +74,7 @@ def test_an_administrator_invites_somebody_on_the_page(context: BrowserContext, 
 
 def test_an_invited_person_runs_a_cell_and_stops(context: BrowserContext, ada: str, stack: Stack) -> None:
     page = context.new_page()
-    visit(page, ada)
+    page.goto(ada)
     must_be_accessible(page)
     shoot(page, "invitation")
     accept_invitation(page, ada)
@@ -92,7 +91,7 @@ def test_an_invited_person_runs_a_cell_and_stops(context: BrowserContext, ada: s
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("ada on session-ada 42")
     shoot(page, "notebook")
 
-    visit(page, "/hub/home")
+    page.goto("/hub/home")
     expect(page.locator(".ld-state")).to_have_text("Running")
     must_be_accessible(page)
     page.get_by_role("button", name="Stop session").click()
@@ -127,10 +126,10 @@ def test_a_failed_start_shows_the_cause_the_last_lines_and_a_way_on(
     settings.write_text("raise SystemExit('<b>broken</b> settings')\n")
     for path in (settings.parent, settings):
         os.chown(path, home.stat().st_uid, home.stat().st_gid)
-    visit(page, "/hub/home")
+    page.goto("/hub/home")
     page.get_by_role("button", name="Stop session").click()
     expect(page.locator(".ld-state")).to_have_text("Not running")
-    visit(page, "/hub/spawn")
+    page.goto("/hub/spawn")
     page.get_by_role("button", name="Start session").click()
     expect(page.get_by_role("main")).to_contain_text("exit code 1")
     expect(page.get_by_role("main")).to_contain_text("<b>broken</b> settings")
@@ -143,7 +142,7 @@ def test_a_wrong_password_is_told_and_a_right_one_gets_in(context: BrowserContex
     page = context.new_page()
     accept_invitation(page, ada)
     context.clear_cookies()
-    visit(page, "/hub/login")
+    page.goto("/hub/login")
     must_be_accessible(page)
     page.get_by_label("Name").fill("ada")
     page.locator("#password").fill("not this one at all")
@@ -168,10 +167,10 @@ def test_pages_fit_a_small_screen_in_both_colour_schemes(
     page = context.new_page()
     accept_invitation(page, ada)
     for path in ("/hub/spawn", "/hub/home", "/hub/password", "/hub/token"):
-        visit(page, path)
+        page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 320, f"{path} is {width} px wide"
         must_be_accessible(page)
-    visit(page, "/hub/spawn")
+    page.goto("/hub/spawn")
     shoot(page, f"small-{scheme}")
     context.close()

@@ -16,7 +16,6 @@ from tests.e2e.browsing import (
     run_cell,
     shoot,
     start_session,
-    visit,
 )
 from tests.stack import Stack
 
@@ -76,7 +75,7 @@ def test_two_people_see_one_card_each_and_not_the_same(browser: Browser, gpu_sta
             for holder in card["holders"]
         }
         assert holders == seen
-        visit(ada, "/hub/home")
+        ada.goto("/hub/home")
         expect(ada.get_by_role("main")).to_contain_text("Holds 1 × NVIDIA H100")
         must_be_accessible(ada)
         shoot(ada, "gpu-home")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.e2e.browsing import accept_invitation, shoot, start_session, visit
+from tests.e2e.browsing import accept_invitation, shoot, start_session
 from tests.e2e.secure import Pair, Secure
 
 pytestmark = pytest.mark.browser
@@ -73,7 +73,7 @@ def test_a_page_stays_connected_to_its_kernel_while_the_certificate_is_replaced(
         assert page.evaluate(ASK)
         assert page.evaluate("window.closed") == 0
         # And a page that is opened now comes by the new one.
-        visit(page, "/hub/home")
+        page.goto("/hub/home")
         shoot(page, "https-home")
     finally:
         secure.stack.remove("ada")

@@ -23,7 +23,7 @@ from labdock.cli.up import read_images
 from labdock.core.errors import HubError
 from labdock.core.prune import CONTENT
 from labdock.simulation.machine import DEFAULT_DRIVER
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, shoot, visit
+from tests.e2e.browsing import PATIENCE_MS, accept_invitation, must_be_accessible, shoot
 from tests.e2e.conftest import guests_of
 from tests.stack import Stack, running_stack
 
@@ -453,7 +453,7 @@ def test_the_start_page_says_what_each_image_holds_and_home_tells_of_a_newer_one
         expect(page.get_by_text("Launcher").first).to_be_visible(timeout=60_000)
         write(stack, "pip: [einops]", "pip: [einops, more-itertools]")
         assert stack.labdock("images", "publish", "vision").returncode == 0
-        visit(page, "/hub/home")
+        page.goto("/hub/home")
         expect(page.get_by_role("status").filter(has_text="newer")).to_be_visible()
         must_be_accessible(page)
         shoot(page, "newer-image")

@@ -17,7 +17,6 @@ from tests.e2e.browsing import (
     run_cell,
     shoot,
     start_session,
-    visit,
 )
 from tests.stack import PASSWORD, Stack, make_stack, take_down
 
@@ -45,7 +44,7 @@ def new_page(browser: Browser, lab: Stack) -> Page:
 
 
 def sign_in(page: Page, name: str) -> None:
-    visit(page, "/hub/login")
+    page.goto("/hub/login")
     page.locator("#username_input").fill(name)
     page.locator("#password").fill(PASSWORD)
     page.locator("#login_submit").click()
@@ -57,7 +56,7 @@ def checked(page: Page, name: str) -> None:
 
 
 def ask_for(page: Page, name: str) -> None:
-    visit(page, "/hub/login")
+    page.goto("/hub/login")
     page.get_by_role("link", name="Ask for one").click()
     checked(page, "sign-up")
     page.get_by_label("Name to sign in with").fill(name)
@@ -69,7 +68,7 @@ def ask_for(page: Page, name: str) -> None:
 
 def set_up_second_factor(page: Page) -> tuple[pyotp.TOTP, str]:
     """The authenticator app, and one of the recovery codes."""
-    visit(page, "/hub/second-factor")
+    page.goto("/hub/second-factor")
     checked(page, "second-factor")
     page.locator("#password").fill(PASSWORD)
     page.get_by_role("button", name="Set up").click()
@@ -97,7 +96,7 @@ def test_who_asks_for_an_administrators_name_is_let_in_under_another_and_is_none
     ask_for(page, "mia")
     # It looks like any other request until it is granted.
     expect(page.get_by_role("main")).not_to_contain_text("mia-2")
-    visit(admin, "/hub/people")
+    admin.goto("/hub/people")
     expect(admin.get_by_role("main")).to_contain_text("would be mia-2 here")
     admin.get_by_role("button", name="Approve mia-2").click()
     expect(page.get_by_role("heading", name="You were let in")).to_be_visible()
@@ -116,7 +115,7 @@ def test_a_code_leads_to_a_cell_and_a_lost_phone_is_helped_by_an_administrator_a
     page = new_page(browser, lab)
     accept_invitation(page, lab.invite("ada"))
     phone, recovery = set_up_second_factor(page)
-    visit(page, "/hub/logout")
+    page.goto("/hub/logout")
     sign_in(page, "ada")
     checked(page, "second-step")
     give_code(page, "000000")
@@ -129,7 +128,7 @@ def test_a_code_leads_to_a_cell_and_a_lost_phone_is_helped_by_an_administrator_a
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("I am ada")
 
     other = new_page(browser, lab)
-    visit(other, str(lab.api.reset_user("ada")["link"]))
+    other.goto(str(lab.api.reset_user("ada")["link"]))
     other.locator("#password").fill(PASSWORD)
     other.locator("main form button.btn-primary").click()
     expect(other.get_by_role("heading", name="Your code")).to_be_visible()

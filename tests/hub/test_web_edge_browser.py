@@ -13,6 +13,7 @@ from jupyterhub import orm
 from playwright.async_api import Page, async_playwright, expect
 
 from labdock.core.login import AccessRules
+from tests.chromium import PROGRAM
 from tests.hub.conftest import GOOD, Hub, running_hub, until_ready
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
@@ -58,9 +59,7 @@ class Watched:
 @pytest_asyncio.fixture(loop_scope="module")
 async def watched(hub: Hub) -> AsyncIterator[Watched]:
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-        )
+        chromium = await playwright.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         context = await chromium.new_context()
         yield Watched(await context.new_page(), hub.base)
         await chromium.close()
