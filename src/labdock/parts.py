@@ -55,6 +55,7 @@ def run_proxy() -> None:
         str(Path(__file__).parent / "hub/static/errors"),
         "--log-level",
         "warn",
+        *sys.argv[2:],
     )
 
 

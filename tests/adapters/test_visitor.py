@@ -16,7 +16,7 @@ PASSWORD = "correct horse & battery"
 XSRF = "x|1=&2"
 GOOD_START: list[dict[str, Any]] = [
     {"progress": 5, "steps": [{"id": "image", "state": "running"}]},
-    {"progress": 100, "ready": True, "steps": [{"id": "image", "state": "done"}]},
+    {"progress": 100, "ready": True, "url": "/user/ada/", "steps": [{"id": "image", "state": "done"}]},
 ]
 
 
@@ -26,6 +26,7 @@ class FakeSite:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[str] = []
+        self.hosts: list[str] = []
         self.tokens: list[str] = []
         self.signed_in_as = ""
         self.shown_name: str | None = None
@@ -60,6 +61,7 @@ class FakeSite:
     @web.middleware
     async def remember(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
+        self.hosts.append(request.host)
         if request.path in self.refuse:
             body = "<title>No</title><body><script>x()</script><main><h1>403</h1>Not <b>you</b>.</main>"
             return web.Response(status=403, text=body, content_type="text/html")
@@ -268,6 +270,19 @@ async def test_kernels_and_files_are_reached_with_a_token_of_ones_own(
     assert site.files == {"notes/a b.txt": "text"}
     assert await visitor.read_file("notes/a b.txt") == "text"
     assert site.tokens == ["token t0ken"] * 3
+
+
+async def test_a_session_at_a_host_of_its_own_is_gone_to_where_the_hub_says(
+    site: FakeSite, visitor: Visitor
+) -> None:
+    # The same server, at another name.
+    address = f"{site.url.replace('127.0.0.1', 'ada.localhost')}/user/ada/"
+    site.start = [{**GOOD_START[-1], "url": address}]
+    await visitor.start(None)
+    await visitor.take_token()
+    site.hosts.clear()
+    assert await visitor.kernel() == "k1"
+    assert [host.partition(":")[0] for host in site.hosts] == ["ada.localhost"]
 
 
 async def test_a_cell_returns_what_it_printed_and_nothing_of_other_cells(

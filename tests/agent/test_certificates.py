@@ -61,6 +61,7 @@ class Files:
         self.pair.parent.mkdir()
         self.rules = CertificateRules(
             host=NAME,
+            names=(NAME,),
             address="127.0.0.1",
             port=1,
             cert="/etc/le/live/gpu/cert.pem",

@@ -26,6 +26,9 @@ _any_hosts = _public_hosts | st.sampled_from(["GPU", "192.0.2.7", "[2001:db8::1]
 _local_listens = st.builds("{}:{}".format, st.sampled_from(["127.0.0.1", "127.8.9.10", "[::1]"]), ports)
 _open_listens = st.builds("{}:{}".format, st.sampled_from(["0.0.0.0", "[::]", "192.0.2.7"]), ports)  # noqa: S104  # text only
 _some_proxies = st.sampled_from([["10.0.0.5"], ["10.1.0.0/16", "2001:db8::5"]])
+_own_https: st.SearchStrategy[Any] = st.sampled_from(
+    ["internal", {"cert": "/etc/ssl/lab.pem", "key": "/etc/ssl/lab.key"}]
+)
 _proxies: st.SearchStrategy[list[str]] = st.just([]) | _some_proxies
 
 
@@ -101,11 +104,22 @@ def sites() -> Files:
         {
             "url": _urls("https", _any_hosts | _local_hosts),
             "listen": st.just("0.0.0.0:443"),
-            "https": st.just("internal") | st.just({"cert": "/etc/ssl/lab.pem", "key": "/etc/ssl/lab.key"}),
+            "https": _own_https,
         },
         optional={"listen_http": st.sampled_from(["none", "0.0.0.0:80"])},
     )
-    kinds = local | behind | on_this_machine | issued | by_others | own
+    isolated = st.fixed_dictionaries(
+        {
+            "url": _urls("https", st.sampled_from(["gpu.example.edu", "GPU.Example.edu", "lab.localhost"])),
+            "isolate_pages": st.just(True),
+        },
+    )
+    anywhere = st.fixed_dictionaries({"listen": st.just("0.0.0.0:443"), "https": _own_https})
+    behind_others = st.fixed_dictionaries(
+        {"https": st.just("off"), "listen": _open_listens, "trusted_proxies": _some_proxies}
+    )
+    apart = st.tuples(isolated, anywhere | behind_others).map(lambda drawn: {**drawn[0], **drawn[1]})
+    kinds = local | behind | on_this_machine | issued | by_others | own | apart
     return st.tuples(kinds, some_of(**text)).map(lambda drawn: {**drawn[0], **drawn[1]})
 
 

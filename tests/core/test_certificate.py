@@ -61,6 +61,12 @@ def test_a_certificate_is_for_its_names(names: tuple[str, ...], host: str, cover
 def test_a_name_that_is_missing_is_told_with_those_that_are_there() -> None:
     assert name_faults(certificate("a", "b"), "c") == ("The certificate is for a, b, and not for c.",)
     assert "no subject alternative name" in name_faults(certificate(), "c")[0]
+    both = ("gpu.example.edu", "*.gpu.example.edu")
+    assert name_faults(certificate(*both), *both) == ()
+    assert name_faults(certificate(both[0]), *both) == (
+        "The certificate is for gpu.example.edu, and not for *.gpu.example.edu.",
+    )
+    assert name_faults(certificate("*.example.edu"), *both) != ()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_a_chain_reaches_an_authority_or_says_where_it_breaks() -> None:
 def test_what_is_wrong_with_what_people_are_shown_is_said_once(
     chain: tuple[Certificate, ...], distrust: str, words: str
 ) -> None:
-    found = certificate_findings(Served(chain, distrust), "gpu", NOW, frozenset(), staging=False)
+    found = certificate_findings(Served(chain, distrust), ("gpu",), NOW, frozenset(), staging=False)
     assert [words in finding.seen for finding in found] == ([True] if words else [])
     assert all(finding.fix and not finding.ok for finding in found)
 

@@ -479,3 +479,20 @@ def test_a_parts_container_is_found_by_its_name(instance: str) -> None:
         part_container(instance, part) for part in PARTS
     ]
     assert container_name(instance, "hub") not in {part_container(instance, part) for part in PARTS}
+
+
+def test_a_host_for_each_person_concerns_proxy_hub_and_edge_alone() -> None:
+    before, after = with_https("internal"), with_https("internal", isolate_pages=True)
+    assert changed_parts(before, after) == ["proxy", "hub", "edge"]
+    assert services(after)["proxy"]["command"] == ["proxy", "--host-routing"]
+    assert hub_settings(after).isolate_pages
+    assert not hub_settings(before).isolate_pages
+
+
+def test_an_own_certificate_must_be_for_the_hosts_of_people_too() -> None:
+    own = CertificateFiles("/etc/lab/cert.pem", "/etc/lab/key.pem")
+    rules = agent_rules(with_https(own, isolate_pages=True)).certificate
+    assert rules is not None
+    assert rules.names == ("gpu.lab.example", "*.gpu.lab.example")
+    read = AgentRules.from_json(agent_rules(with_https(own, isolate_pages=True)).to_json())
+    assert read.certificate == rules

@@ -129,3 +129,21 @@ def test_uploads_have_an_end() -> None:
 
 def test_the_name_of_the_site_changes_nothing_at_the_edge() -> None:
     assert caddyfile(replace(Site(), name="Other")) == caddyfile(Site())
+
+
+def test_the_hosts_of_people_have_a_certificate_and_nothing_of_the_hubs() -> None:
+    values: dict[str, Any] = {"url": "https://gpu.example.edu:8443", "isolate_pages": True}
+    for https in ("internal", OWN):
+        text = caddyfile(site(**values, https=https))
+        assert "https://gpu.example.edu, https://*.gpu.example.edu {" in text
+        away = "@away { host *.gpu.example.edu not path /user/* } handle @away { "
+        assert f"{away}redir https://gpu.example.edu:8443{{uri}} temporary }}" in " ".join(text.split())
+    assert "*.gpu" not in caddyfile(site(url="https://gpu.example.edu", https="internal"))
+
+
+def test_behind_a_proxy_the_host_of_a_person_reaches_the_hub_and_no_other_does() -> None:
+    found = words(**{**BEHIND, "url": "https://gpu.example.edu", "isolate_pages": True})
+    assert "header_up Host {labdock_place}" in found
+    assert "header_up X-Forwarded-Host {labdock_place}" in found
+    assert r'~(?i)^([a-z0-9-]+)\.gpu\.example\.edu$ "${1}.gpu.example.edu"' in found
+    assert "default gpu.example.edu" in found

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from labdock.core.errors import AccountError
 from labdock.core.people import (
     FIRST_UID,
     LAB_GID,
+    NAME_PATTERN,
     RESERVED_NAMES,
     Person,
     Registry,
     check_name,
     forget,
     group_lines,
+    host_label,
     passwd_lines,
     register,
 )
@@ -189,3 +193,38 @@ def test_passwd_and_group_name_everybody_once_in_lines_of_their_own(names: list[
 
 def test_passwd_shows_homes_as_sessions_see_them() -> None:
     assert passwd_lines(people("ada").people) == f"ada:x:{FIRST_UID}:{FIRST_UID}:ada:/home/ada:/bin/bash\n"
+
+
+any_name = st.from_regex(NAME_PATTERN, fullmatch=True)
+# From few signs, so that names are alike.
+close_names = st.from_regex(r"(?:a|xn)(?:[._-]?[a0]){0,3}", fullmatch=True)
+
+
+@given(any_name | close_names)
+@example("a_" * 15 + "ab")
+@example("xn_" + "c_" * 14 + "d")
+@example("xn.b")
+def test_every_name_has_a_host_that_browsers_and_certificates_take(name: str) -> None:
+    label = host_label(name)
+    assert re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", label)
+    assert not label.startswith("xn--")
+    # Read back: so no two names have one label.
+    joins = {"-": "-", "--": ".", "---": "_"}
+    assert re.sub("-+", lambda join: joins[join[0]], label.removeprefix("0")) == name
+
+
+@given(close_names, close_names)
+def test_no_two_people_share_a_host(one: str, other: str) -> None:
+    assert (host_label(one) == host_label(other)) == (one == other)
+
+
+def test_a_host_is_the_name_where_it_can_be() -> None:
+    assert [host_label(name) for name in ("ada", "ada-b", "ada.b", "ada_b", "xn.b")] == [
+        "ada",
+        "ada-b",
+        "ada--b",
+        "ada---b",
+        "0xn--b",
+    ]
+    with pytest.raises(AccountError):
+        host_label("a--b")

@@ -13,6 +13,7 @@ from labdock.core.site_settings import LETS_ENCRYPT_STAGING, Acme, CertificateFi
 EVERYWHERE = "0.0.0.0"  # noqa: S104  text only
 OWN = {"cert": "/etc/lab/cert.pem", "key": "/etc/lab/key.pem"}
 OTHERS = {"directory": "https://acme.lab.example/dir"}
+APART = {"isolate_pages": True}
 
 
 def site(**values: Any) -> Site:
@@ -132,6 +133,21 @@ def test_the_address_says_where_https_comes_from_and_where_to_listen(
             "trusted_proxies",
             "Write listen: 127.0.0.1:443",
         ),
+        # A host for each person.
+        ({"isolate_pages": True}, "isolate_pages", "needs an https address"),
+        ({**APART, "url": "https://gpu.example.edu"}, "isolate_pages", "*.gpu.example.edu by https: {cert"),
+        (
+            {**APART, "url": "https://gpu.example.edu", "acme": OTHERS},
+            "isolate_pages",
+            "which https: auto cannot have",
+        ),
+        ({**APART, "url": "https://192.0.2.7", "https": "internal"}, "isolate_pages", "a name with a dot"),
+        ({**APART, "url": "https://gpu", "https": OWN}, "isolate_pages", "a name with a dot"),
+        (
+            {**APART, "url": f"https://{'a.' * 95}example.edu", "https": OWN},
+            "isolate_pages",
+            "has 201 characters",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_with_the_way_out(
@@ -170,3 +186,12 @@ def test_two_places_meet_when_both_cannot_be_listened_on() -> None:
     assert Listen("127.0.0.1", 80).meets(Listen("127.0.0.1", 80))
     assert not Listen("127.0.0.1", 80).meets(Listen("127.0.0.2", 80))
     assert not Listen(EVERYWHERE, 80).meets(Listen("127.0.0.1", 81))
+
+
+def test_pages_share_a_host_unless_each_person_shall_have_one() -> None:
+    assert site(url="https://gpu.example.edu").people_hosts == ""
+    own = site(url="https://gpu.example.edu", https=OWN, **APART)
+    assert own.people_hosts == "*.gpu.example.edu"
+    # The administrator's one certificate is for both; the site's own authority makes two.
+    assert own.shown_names == ("gpu.example.edu", "*.gpu.example.edu")
+    assert site(url="https://gpu.example.edu", https="internal", **APART).shown_names == ("gpu.example.edu",)

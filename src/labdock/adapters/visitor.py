@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -12,15 +13,25 @@ from contextlib import asynccontextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from uuid import uuid4
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from labdock.core.errors import HubError, StartError
 
 _PATIENCE = aiohttp.ClientTimeout(total=60)
+
+
+class _Names(aiohttp.ThreadedResolver):
+    """This machine's way to look names up, and names below localhost as browsers see them (RFC 6761)."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return await super().resolve("localhost" if host.endswith(".localhost") else host, port, family)
 
 
 class Visitor:
@@ -34,6 +45,7 @@ class Visitor:
         self._url = url.rstrip("/")
         self._http = http
         self._token = ""
+        self._session = ""
         self.name = ""
 
     @classmethod
@@ -45,7 +57,7 @@ class Visitor:
         trust = ssl.create_default_context()
         if root is not None:
             trust.load_verify_locations(root)
-        connector = aiohttp.TCPConnector(ssl=trust)
+        connector = aiohttp.TCPConnector(ssl=trust, resolver=_Names())
         async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, timeout=_PATIENCE) as http:
             yield cls(url, http)
 
@@ -95,6 +107,8 @@ class Visitor:
                         details=tuple(event.get("last_lines", ())),
                     )
                 if event.get("ready"):
+                    # Each person may have a host of their own, for which the hub then has the whole address.
+                    self._session = urljoin(self._url, event["url"]).rstrip("/")
                     return steps
         raise StartError("The hub ended the report of the start before the session was ready.")
 
@@ -111,7 +125,7 @@ class Visitor:
     @asynccontextmanager
     async def channels(self, kernel: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """The WebSocket of *kernel*."""
-        address = f"{self._url}{self._session}/api/kernels/{kernel}/channels"
+        address = f"{self._session}/api/kernels/{kernel}/channels"
         address = "ws" + address.removeprefix("http")
         try:
             async with self._http.ws_connect(address, headers=self._headers()) as socket:
@@ -180,15 +194,12 @@ class Visitor:
             await asyncio.sleep(0.1)
         raise HubError(f"The session still runs {timeout_s:.0f} s after it was told to stop.")
 
-    @property
-    def _session(self) -> str:
-        return f"/user/{quote(self.name)}"
-
     async def _expect_name(self, name: str) -> None:
         page = await self._page("GET", "/hub/home")
         if f">{name}<" not in page:
             raise HubError(f"The home page does not show {name} as signed in.")
         self.name = name
+        self._session = f"{self._url}/user/{quote(name)}"
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"token {self._token}"} if self._token else {}
@@ -214,8 +225,9 @@ class Visitor:
 
     async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = self._headers() or {"X-XSRFToken": self._hub_xsrf(), "Referer": f"{self._url}/hub/home"}
+        address = path if "://" in path else self._url + path
         try:
-            async with self._http.request(method, self._url + path, json=body, headers=headers) as response:
+            async with self._http.request(method, address, json=body, headers=headers) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise HubError(f"{path} does not answer ({error or type(error).__name__}).") from error

@@ -41,7 +41,7 @@ class CertificateKeeper:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._rules = rules or CertificateRules("", "", 0)
+        self._rules = rules or CertificateRules("", (), "", 0)
         self._edge = edge
         self._service_uid = service_uid
         self._clock = clock
@@ -83,7 +83,7 @@ class CertificateKeeper:
             prefix = self._rules.files
             raise HostError(error.message.replace(prefix, ""), fix=error.fix.replace(prefix, "")) from error
         leaf = pair.chain[0]
-        faults = (*time_faults(leaf, self._clock()), *name_faults(leaf, self._rules.host))
+        faults = (*time_faults(leaf, self._clock()), *name_faults(leaf, *self._rules.names))
         if faults:
             raise HostError(f"{self._rules.cert} cannot be used. {faults[0]}", fix="Put a good one there.")
         return pair

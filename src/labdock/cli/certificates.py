@@ -60,16 +60,16 @@ def read_site_files(site: Site) -> SiteFiles:
         read_chain(path)
         authority = host.read_text(path) or ""
     if isinstance(site.https, CertificateFiles):
-        pair, folders = _own_pair(site.https, site.host)
+        pair, folders = _own_pair(site.https, site.shown_names)
     return SiteFiles(authority, pair, folders)
 
 
-def _own_pair(files: CertificateFiles, name: str) -> tuple[str, tuple[str, ...]]:
+def _own_pair(files: CertificateFiles, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     cert, key = Path(files.cert), Path(files.key)
     pair = read_pair(cert, key)
     faults = (
         *time_faults(pair.chain[0], time.time()),
-        *name_faults(pair.chain[0], name),
+        *name_faults(pair.chain[0], *names),
         *chain_faults(pair.chain, pair.linked, trusted_subjects()),
     )
     if faults:
@@ -214,7 +214,7 @@ def certificate_facts(instance: Instance) -> dict[str, Any] | None:
         return {"problem": str(error)}
     now = time.time()
     facts = {**describe_served(served, site.host, now), "life": life_in_words(served.leaf, now)}
-    faults = (*time_faults(served.leaf, now), *name_faults(served.leaf, site.host))
+    faults = (*time_faults(served.leaf, now), *name_faults(served.leaf, *site.shown_names))
     return {**facts, "problem": faults[0]} if faults else facts
 
 

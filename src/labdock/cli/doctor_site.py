@@ -143,7 +143,9 @@ def _certificate(instance: Instance) -> list[Finding]:
     except LabdockError as error:
         return [Finding("certificate", False, error.message, error.fix)]
     now = time.time()
-    findings = certificate_findings(served, site.host, now, trusted_subjects(), staging=site.acme.staging)
+    findings = certificate_findings(
+        served, site.shown_names, now, trusted_subjects(), staging=site.acme.staging
+    )
     return findings or [
         Finding("certificate", True, f"by {served.leaf.issuer}, {life_in_words(served.leaf, now)}")
     ]

@@ -108,9 +108,13 @@ def time_faults(certificate: Certificate, now: float) -> tuple[str, ...]:
     return ()
 
 
-def name_faults(certificate: Certificate, host: str) -> tuple[str, ...]:
-    """Why browsers will not take *certificate* for *host*."""
-    if covers(certificate, host):
+def name_faults(certificate: Certificate, *hosts: str) -> tuple[str, ...]:
+    """Why browsers will not take *certificate* for the first of *hosts* that it is not for.
+
+    A host may be a wildcard: all that is one label below a name.
+    """
+    host = next((host for host in hosts if not covers(certificate, host)), None)
+    if host is None:
         return ()
     if not certificate.names:
         return (f"The certificate has no subject alternative name, so browsers refuse it for {host}.",)
@@ -138,14 +142,14 @@ def chain_faults(chain: tuple[Certificate, ...], linked: int, roots: frozenset[s
 
 
 def certificate_findings(
-    served: Served, host: str, now: float, roots: frozenset[str], *, staging: bool
+    served: Served, hosts: tuple[str, ...], now: float, roots: frozenset[str], *, staging: bool
 ) -> list[Finding]:
-    """What is wrong with what is *served* to people who want *host*; empty when nothing is."""
+    """What is wrong with what is *served* to people who want *hosts*; empty when nothing is."""
     leaf, check = served.leaf, "certificate"
     found = [Finding(check, False, fault, "Renew it.") for fault in time_faults(leaf, now)]
     found += [
-        Finding(check, False, fault, "Have one issued for the name in site.url.")
-        for fault in name_faults(leaf, host)
+        Finding(check, False, fault, f"Have one issued for {' and '.join(hosts)}.")
+        for fault in name_faults(leaf, *hosts)
     ]
     notice = end_notice(leaf, now)
     if notice and not found:

@@ -236,6 +236,7 @@ def hub_settings(site: Deployment) -> HubSettings:
         hub_ip=site.network.hub_ip,
         proxy_ip=site.network.proxy_ip,
         packages=_packages(site),
+        isolate_pages=config.site.isolate_pages,
         gpus=config.gpus,
         jupyterhub=config.jupyterhub,
     )
@@ -271,6 +272,7 @@ def _certificate_rules(site: Deployment) -> CertificateRules | None:
     own = isinstance(settings.https, CertificateFiles)
     return CertificateRules(
         host=settings.host,
+        names=settings.shown_names,
         address=settings.listen.address,
         port=settings.listen.port,
         cert=settings.https.cert if isinstance(settings.https, CertificateFiles) else "",
@@ -350,6 +352,7 @@ def compose(site: Deployment) -> dict[str, Any]:
                 "proxy",
                 "",
                 {
+                    "command": ["proxy", *(["--host-routing"] if site.config.site.isolate_pages else [])],
                     "user": service_user,
                     "networks": {"sessions": {"ipv4_address": sessions.proxy_ip}},
                     "volumes": [

@@ -93,8 +93,12 @@ _RESERVED: tuple[tuple[str, str], ...] = (
     ),
     (
         "api_url bind_url hub_bind_url hub_connect_url hub_connect_ip hub_connect_port hub_ip hub_port "
-        "hub_routespec proxy_api_ip proxy_api_port proxy_cmd ip port base_url public_url subdomain_host",
+        "hub_routespec proxy_api_ip proxy_api_port proxy_cmd ip port base_url public_url",
         "Labdock wires the parts together; the public address is site.url, the port is in site.listen.",
+    ),
+    (
+        "subdomain_host subdomain_hook domain cookie_host_prefix_enabled",
+        "A host name for each person is site.isolate_pages.",
     ),
     (
         "ssl_key ssl_cert internal_ssl",

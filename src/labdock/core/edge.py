@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from labdock.core.site_settings import CertificateFiles, Site, loopback_networks
 
 EDGE_HTTP_PORT = 8080
@@ -42,6 +44,9 @@ LARGE_BODIES = "1GB"
 
 SMALL_BODIES = "10MB"
 """The largest of anything else: the hub's forms and calls are small."""
+
+_PLACE = "labdock_place"
+"""What a request is for, in the edge's words: the site's own place, or that of a person's sessions."""
 
 _ANY_LOOPBACK = r"^(?i:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]+)?$"
 
@@ -138,7 +143,8 @@ def _pages(site: Site) -> str:
     ]
     if site.trusted_proxies and not site.has_tls:
         # Many a proxy sends its own idea of a host.
-        upstream += [f"\theader_up Host {site.place}", f"\theader_up X-Forwarded-Host {site.place}"]
+        place = f"{{{_PLACE}}}" if site.isolate_pages else site.place
+        upstream += [f"\theader_up Host {place}", f"\theader_up X-Forwarded-Host {place}"]
     upstream.append("}")
     errors = [
         "handle_errors 413 {",
@@ -173,10 +179,42 @@ def _pages(site: Site) -> str:
         (
             _block("(headers)", headers),
             _block("(elsewhere)", ["import headers", *_route(away)]),
-            _block("(labdock)", ["import headers", *bodies, *mark, *_block("handle", upstream).splitlines()]),
+            _block(
+                "(labdock)",
+                [
+                    "import headers",
+                    *_person_hosts(site),
+                    *bodies,
+                    *mark,
+                    *_block("handle", upstream).splitlines(),
+                ],
+            ),
             _block("(errors)", errors),
         )
     )
+
+
+def _person_hosts(site: Site) -> list[str]:
+    """What holds at the hosts of people alone: nothing of the hub's, so that no page there can act in it."""
+    if not site.isolate_pages:
+        return []
+    lines = [
+        "@away {",
+        f"\thost {site.people_hosts}",
+        "\tnot path /user/*",
+        "}",
+        "handle @away {",
+        f"\tredir {site.url}{{uri}} temporary",
+        "}",
+    ]
+    if site.trusted_proxies and not site.has_tls:
+        lines += [
+            f"map {{http.request.host}} {{{_PLACE}}} {{",
+            f'\t~(?i)^([a-z0-9-]+)\\.{re.escape(site.host)}$ "${{1}}.{site.place}"',
+            f"\tdefault {site.place}",
+            "}",
+        ]
+    return lines
 
 
 def _route(lines: list[str]) -> list[str]:
@@ -206,9 +244,11 @@ def _without_tls(site: Site) -> str:
 def _with_tls(site: Site) -> str:
     lines = [f"tls {_tls_source(site)}{{", *(f"\t{line}" for line in _tls(site)), "}"]
     own = [*lines, "import labdock", "import errors"]
+    hosts = f"https://{_bracketed(site.host)}"
+    hosts += f", https://{site.people_hosts}" if site.isolate_pages else ""
     return "\n".join(
         (
-            _block(f"https://{_bracketed(site.host)}", own),
+            _block(hosts, own),
             _block("https://", ["import elsewhere"]),
             _block("http://", ["import elsewhere"]),
         )

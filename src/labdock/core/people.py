@@ -25,6 +25,21 @@ NAME_PATTERN = re.compile(r"(?=.{1,32}$)[a-z](?:[a-z0-9]|[._-](?=[a-z0-9]))*")
 No two of ".", "_", "-" meet, so that "--" can join a name with something else without doubt.
 """
 
+_LABEL_JOINS = {"-": "-", ".": "--", "_": "---"}
+
+
+def host_label(name: str) -> str:
+    """The DNS label of the person *name*, of at most 63 characters; no two names share one.
+
+    Hyphens stand for what a label cannot hold, so many that they can be told apart: ``ada.b`` is ``ada--b``.
+    What begins with ``xn--`` browsers would decode: such a one gets a 0 in front, which begins no name.
+    """
+    if not NAME_PATTERN.fullmatch(name):
+        raise AccountError(f"{name!r} is no name of a person, so it cannot be part of a host name.")
+    label = "".join(_LABEL_JOINS.get(sign, sign) for sign in name)
+    return f"0{label}" if label.startswith("xn--") else label
+
+
 _SYSTEM_NAMES = """
 adm audio avahi backup bin cdrom crontab daemon dialout dip disk docker fax floppy games gnats input irc
 kmem kvm lab list lp mail man messagebus news nobody nogroup operator plugdev polkitd postfix proxy render

@@ -49,6 +49,7 @@ class HubSettings:
     ``hub_ip`` is the hub's own address, which no name given out on the network can take from it;
     ``proxy_ip`` is where people's requests come from; what it says of their addresses is believed.
     ``packages`` is None where the part `packages` is not run; a session is told of it while it answers.
+    ``isolate_pages`` says that each person's sessions have a host of their own below that of ``public_url``.
     ``jupyterhub`` is the escape hatch: plain JupyterHub configuration, class name to trait to value.
     """
 
@@ -66,6 +67,7 @@ class HubSettings:
     hub_ip: str
     proxy_ip: str
     packages: PackageCache | None = None
+    isolate_pages: bool = False
     gpus: GpuRules = field(default_factory=GpuRules)
     jupyterhub: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -108,19 +110,25 @@ class DriverPlaces:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRules:
-    """What the agent knows of the site's certificate: the host it is for, and where the edge serves it.
+    """What the agent knows of the site's certificate: where the edge serves it, and to whom.
 
+    *host* is the site's own, *names* are all that the certificate must be for.
     With an administrator's own files, *cert* and *key* are their paths on the host, *files* is the folder
     below which the agent finds them, and *pair* the file that the edge reads; otherwise all four are empty.
     """
 
     host: str
+    names: tuple[str, ...]
     address: str
     port: int
     cert: str = ""
     key: str = ""
     files: str = ""
     pair: str = ""
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any] | None) -> CertificateRules | None:
+        return None if data is None else CertificateRules(**{**data, "names": tuple(data["names"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +179,6 @@ class AgentRules:
                 "packages": PackageCache.from_data(data["packages"]),
                 "gpus": GpuRules.from_data(data["gpus"]),
                 "driver": None if data["driver"] is None else DriverPlaces(**data["driver"]),
-                "certificate": None
-                if data["certificate"] is None
-                else CertificateRules(**data["certificate"]),
+                "certificate": CertificateRules.from_data(data["certificate"]),
             }
         )

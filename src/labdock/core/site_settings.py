@@ -44,6 +44,7 @@ _FILE = r"(?:/(?!\.{1,2}(?:/|$))[^/\u0000-\u001f\u007f\ud800-\udfff]+)+"
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 LETS_ENCRYPT_STAGING = "https://acme-staging-v02.api.letsencrypt.org/directory"
 
+_LONGEST_NAME, _LONGEST_LABEL = 253, 63
 _SCHEME_PORTS = {"http": 80, "https": 443}
 _NOT_PUBLIC = (
     "local",
@@ -373,6 +374,17 @@ class Site:
             example=["10.0.0.5"],
         ),
     )
+    isolate_pages: bool = field(
+        default=False,
+        metadata=describe(
+            flag(),
+            help="Whether each person's sessions have a host name of their own below that of url, such as "
+            "https://ada.gpu.example.edu, so that one person's notebook page cannot act in another's. "
+            "It needs a wildcard in the DNS (*.gpu.example.edu), and a certificate for it that https: auto "
+            "cannot have.",
+            example=True,
+        ),
+    )
     contact: str = field(
         default="",
         metadata=describe(
@@ -387,6 +399,17 @@ class Site:
     def host(self) -> str:
         """The host of *url*, an IPv6 address without brackets."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def people_hosts(self) -> str:
+        """The wildcard that the hosts of people's sessions fall under; "" where all share that of *url*."""
+        return f"*.{self.host}" if self.isolate_pages else ""
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """The names that the one certificate which the edge shows is for; its own authority makes two."""
+        both = self.isolate_pages and isinstance(self.https, CertificateFiles)
+        return (self.host, self.people_hosts) if both else (self.host,)
 
     @property
     def port(self) -> int:
@@ -420,7 +443,7 @@ class Site:
 
 def finish_site(reading: Reading) -> None:
     """Work out what was not given, and refuse what does not go together."""
-    wanted = {"url", "https", "listen", "listen_http", "acme", "trusted_proxies"}
+    wanted = {"url", "https", "listen", "listen_http", "acme", "trusted_proxies", "isolate_pages"}
     if not wanted <= reading.values.keys():
         return
     if "https" not in reading.given:
@@ -430,6 +453,8 @@ def finish_site(reading: Reading) -> None:
         _finish_without_https(reading)
     else:
         _finish_with_https(reading)
+    if reading.values["isolate_pages"]:
+        _finish_isolation(reading)
     if len(reading.findings) > before:
         return
     listen: Listen = reading.values["listen"]
@@ -440,6 +465,30 @@ def finish_site(reading: Reading) -> None:
             f"holds {local[0]}, and listen {listen} is open to others, "
             "who cannot all be told from this machine",
             f"Write listen: 127.0.0.1:{listen.port}, or the address with which the proxy comes.",
+        )
+
+
+def _finish_isolation(reading: Reading) -> None:
+    url, https = reading.values["url"], reading.values["https"]
+    parts = urlsplit(url)
+    host, setting = parts.hostname or "", "isolate_pages"
+    if parts.scheme != "https":
+        reading.refuse(
+            setting, f"needs an https address, and url is {url}", "Write an https address, or take it out."
+        )
+    elif is_address(host) or "." not in host:
+        # Programs take no certificate for everything below a name of one part.
+        fact = f"puts each person's name in front of that of the site, and the host of url is {host}"
+        reading.refuse(setting, fact, "Give url a name with a dot in it, such as https://gpu.example.edu")
+    elif len(host) > _LONGEST_NAME - len(".") - _LONGEST_LABEL:
+        fact = f"leaves no room in front of the host of url, which has {len(host)} characters"
+        reading.refuse(setting, fact, "Give url a shorter name.")
+    elif https == "auto":
+        reading.refuse(
+            setting,
+            f"needs a certificate for *.{host}, which https: auto cannot have",
+            f"Bring one for {host} and *.{host} by https: {{cert: PATH, key: PATH}}, or write https: "
+            "internal, or https: off behind a proxy that has one.",
         )
 
 

@@ -18,6 +18,8 @@ from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import AdminHandler
 
+from labdock.core.people import host_label
+
 BODY_MAX_BYTES = 2**20
 """What a request to the hub may send at most. Its forms and calls are small; files go to sessions."""
 
@@ -121,11 +123,19 @@ class ScriptNonces(Extension):
         return re.sub(r"<script\b(?![^>]*\bnonce=)", '<script nonce="{{ csp_nonce }}"', source)
 
 
+def person_host(name: str, domain: str, kind: str) -> str:
+    """The host of what *name* runs below *domain*, as JupyterHub asks for it.
+
+    JupyterHub's own way keeps 28 bits of a name that is no label, so that somebody could find another's host.
+    """
+    return f"{host_label(name)}.{domain}" if kind == "user" else f"0-{name}.{domain}"
+
+
 def cookie_options(public_url: str) -> dict[str, Any]:
     """What JupyterHub sets its cookies with, at the hub and at sessions.
 
-    No prefix ``__Host-``: such a cookie goes to every path of a host, so that whichever session somebody
-    visits would be handed the one that opens the hub. Where pages share a host, its path protects more.
+    No prefix ``__Host-`` where pages share a host: such a cookie goes to every path of it, so that whichever
+    session somebody visits would be handed the one that opens the hub; there the path protects more.
     """
     options: dict[str, Any] = {"httponly": True, "samesite": "Lax"}
     return options | {"secure": True} if public_url.startswith("https:") else options
