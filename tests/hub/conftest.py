@@ -35,6 +35,7 @@ from labdock.hub.app import LabdockHub
 from labdock.hub.cards import Cards
 from labdock.hub.sign_in import LabdockAuthenticator, LocalAuthenticator, SignIn
 from labdock.hub.spawner import LabdockSpawner, StartProgress
+from labdock.hub.web_edge import host_traits
 
 PUBLIC_URL = "http://lab.example:8000"
 GOOD = "correct horse battery"
@@ -384,7 +385,7 @@ async def running_hub(
     c.JupyterHub.db_url = db_url
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
     c.JupyterHub.log_level = "DEBUG"
-    c.JupyterHub.public_url = settings.public_url + "/"
+    c.JupyterHub.update(host_traits(settings.public_url, isolate_pages=settings.isolate_pages))
     c.JupyterHub.bind_url = f"http://127.0.0.1:{port + 1}"
     # Where the tests ask from: their browsers' made-up addresses count.
     c.JupyterHub.trusted_downstream_ips = ["127.0.0.1"]

@@ -430,3 +430,23 @@ async def send(browser: Browser, path: str, fields: dict[str, str]) -> bool:
 
 def test_on_one_host_no_cookie_of_the_hub_goes_to_sessions() -> None:
     assert "path" not in web_edge.cookie_options("https://lab.example")
+
+
+@on_a_hub
+async def test_with_a_host_for_each_person_a_cookie_is_the_hubs_own_and_sessions_are_found_there(
+    tmp_path: Path,
+) -> None:
+    settings = replace(SETTINGS, public_url="https://lab.example", isolate_pages=True)
+    async with running_hub(tmp_path, RULES, settings) as hub:
+        link = await hub.invite("ada.b")
+        browser = hub.browser()
+        page = await browser.get(urlsplit(link).path)
+        raw = "; ".join(line.split(";")[0] for line in page.headers.getall("Set-Cookie"))
+        fields = {"_xsrf": page.xsrf(), "password": GOOD}
+        entered = await browser.post(urlsplit(link).path, fields, headers={"Cookie": raw})
+        assert "path=/" in cookies(entered)["__Host-jupyterhub-hub-login"]
+        assert "domain" not in cookies(entered)["__Host-jupyterhub-hub-login"]
+        assert hub.app.users["ada.b"].proxy_spec == "ada--b.lab.example/user/ada.b/"
+        # Whose session does not run is led to the site's own page about it.
+        away = await browser.get("/user/ada.b/lab")
+        assert away.headers["Location"] == "https://lab.example/hub/user/ada.b/lab"

@@ -97,7 +97,7 @@ _RESERVED: tuple[tuple[str, str], ...] = (
         "Labdock wires the parts together; the public address is site.url, the port is in site.listen.",
     ),
     (
-        "subdomain_host subdomain_hook domain cookie_host_prefix_enabled",
+        "subdomain_host subdomain_hook cookie_host_prefix_enabled",
         "A host name for each person is site.isolate_pages.",
     ),
     (

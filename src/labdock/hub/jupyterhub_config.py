@@ -36,7 +36,7 @@ from labdock.hub.rights import keep_rights
 from labdock.hub.routes import admit_proxy
 from labdock.hub.sign_in import LocalAuthenticator, SignIn
 from labdock.hub.spawner import LabdockSpawner, spawner_class
-from labdock.hub.web_edge import person_host
+from labdock.hub.web_edge import host_traits
 from labdock.parts import (
     AGENT_SOCKET,
     EDGE_SOCKET,
@@ -82,12 +82,7 @@ def secret_if_there(name: str) -> str:
 # The hub, the proxy that outlives it, and where they meet.
 c.JupyterHub.db_url = database
 c.JupyterHub.cookie_secret = bytes.fromhex(secret("cookie_secret"))
-c.JupyterHub.public_url = settings.public_url + "/"
-if settings.isolate_pages:
-    c.JupyterHub.subdomain_host = settings.public_url
-    c.JupyterHub.subdomain_hook = person_host
-    # What one person's host sets for the whole domain is then taken for nobody's sign-in.
-    c.JupyterHub.cookie_host_prefix_enabled = True
+c.JupyterHub.update(host_traits(settings.public_url, isolate_pages=settings.isolate_pages))
 c.JupyterHub.hub_bind_url = f"http://0.0.0.0:{HUB_PORT}"
 c.JupyterHub.hub_connect_url = f"http://{settings.hub_ip}:{HUB_PORT}"
 c.JupyterHub.proxy_class = "jupyterhub.proxy.ConfigurableHTTPProxy"

@@ -131,6 +131,20 @@ def person_host(name: str, domain: str, kind: str) -> str:
     return f"{host_label(name)}.{domain}" if kind == "user" else f"0-{name}.{domain}"
 
 
+def host_traits(public_url: str, *, isolate_pages: bool) -> dict[str, Any]:
+    """What JupyterHub is told of the hosts that people come to: one for all, or one below it for each."""
+    shared = {"public_url": f"{public_url}/"}
+    if not isolate_pages:
+        return shared
+    return {
+        **shared,
+        "subdomain_host": public_url,
+        "subdomain_hook": person_host,
+        # What one person's host sets for the whole domain is then taken for nobody's sign-in.
+        "cookie_host_prefix_enabled": True,
+    }
+
+
 def cookie_options(public_url: str) -> dict[str, Any]:
     """What JupyterHub sets its cookies with, at the hub and at sessions.
 
