@@ -74,6 +74,25 @@ async def test_an_open_websocket_survives_the_hub(stack: Stack, guests: Guests) 
             await socket.ping()
 
 
+async def test_a_cell_runs_after_the_page_asked_what_its_kernel_uses(stack: Stack, guests: Guests) -> None:
+    """JupyterLab asks so whenever a notebook is opened, and the cells run in the notebook server."""
+    async with guests("ada") as ada:
+        await ada.start(None)
+        await ada.take_token()
+        kernel = await ada.kernel()
+        for _ in range(4):
+            run = await ada._json("POST", f"{ada._session}/api/kernels/{kernel}/execute", {"code": "6 * 7"})
+            answer: dict[str, str] = {}
+            async with asyncio.timeout(30):
+                while answer.get("status") != "ok":
+                    await asyncio.sleep(0.1)
+                    answer = await ada._json("GET", f"{ada._session}{run['request_url']}")
+            assert '"text/plain": "42"' in answer["outputs"]
+            usage = f"{ada._session}/api/metrics/v1/kernel_usage/get_usage/{kernel}"
+            await asyncio.gather(*(ada._json("GET", usage) for _ in range(4)))
+        await ada.stop()
+
+
 async def test_a_connection_ends_with_the_token_that_opened_it(stack: Stack, guests: Guests) -> None:
     async with guests("ada") as ada:
         await ada.start(None)

@@ -22,6 +22,7 @@ c.ServerApp.jpserver_extensions = {
     "labdock_lazy": True,
     "labdock_rights": True,
 }
+c.AsyncMappingKernelManager.kernel_manager_class = "labdock_kernels.KernelManager"
 # What the hub says of somebody holds so many seconds here: whoever is shut out must be out soon.
 c.HubOAuth.cache_max_age = 15
 c.LabApp.check_for_updates_class = "labdock_updates.NewerImage"
