@@ -28,7 +28,9 @@ CALLBACK = "https://gpu.example.edu/hub/oauth_callback"
 Right = tuple[LoginSettings, str]
 
 
-@pytest.fixture(scope="module", params=["github", "gitlab", "google", "oidc"])
+@pytest.fixture(
+    scope="module", params=["github", "gitlab", "google", pytest.param("oidc", marks=pytest.mark.programs)]
+)
 def right(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Right]:
     """What each provider takes: the settings, and the secret."""
     method: str = request.param
@@ -104,6 +106,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ldap, 
         yield running, login
 
 
+@pytest.mark.programs
 def test_a_directory_that_shows_people_is_fine(directory: tuple[Ldap, LoginSettings]) -> None:
     running, login = directory
     assert check_directory(login, running.lookup_password).ok
@@ -111,6 +114,7 @@ def test_a_directory_that_shows_people_is_fine(directory: tuple[Ldap, LoginSetti
     assert check_directory(over_starttls, running.lookup_password).ok
 
 
+@pytest.mark.programs
 def test_each_way_in_which_a_directory_is_set_up_wrongly_is_told(
     directory: tuple[Ldap, LoginSettings],
 ) -> None:
@@ -129,6 +133,7 @@ def test_each_way_in_which_a_directory_is_set_up_wrongly_is_told(
         wrong(check_directory(gone, password), "cannot be reached", "reaches")
 
 
+@pytest.mark.programs
 def test_a_server_that_says_nothing_is_left_after_a_while(
     directory: tuple[Ldap, LoginSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from aiohttp import web as aioweb
 from argon2 import PasswordHasher
@@ -327,6 +328,15 @@ async def until_ready(hub: Hub, name: str, server: str = "") -> None:
             for user in hub.app.users.values()
         ):
             await asyncio.sleep(0.05)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever asks a whole hub is none of the unit tests."""
+    for item in items:
+        here = item.path.is_relative_to(Path(__file__).parent)
+        if here and isinstance(item, pytest.Function) and {"hub", "site"} & set(item.fixturenames):
+            item.add_marker("programs")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

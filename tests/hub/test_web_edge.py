@@ -136,6 +136,7 @@ async def test_cookies_are_for_this_site_and_not_for_scripts(hub: Hub) -> None:
         assert "path=/hub/" in set_here[name], name
 
 
+@pytest.mark.programs
 @on_a_hub
 async def test_on_https_cookies_are_for_https_alone(tmp_path: Path) -> None:
     settings = replace(SETTINGS, public_url="https://lab.example")
@@ -432,6 +433,7 @@ def test_on_one_host_no_cookie_of_the_hub_goes_to_sessions() -> None:
     assert "path" not in web_edge.cookie_options("https://lab.example")
 
 
+@pytest.mark.programs
 @on_a_hub
 async def test_with_a_host_for_each_person_a_cookie_is_the_hubs_own_and_sessions_are_found_there(
     tmp_path: Path,

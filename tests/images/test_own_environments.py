@@ -15,6 +15,8 @@ import pytest
 
 from tests.images.places import PYTHON, Place
 
+pytestmark = pytest.mark.programs
+
 
 def made_for_python_2(place: Place, name: str) -> None:
     """Make the environment *name* look as one that was made under another Python."""
