@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browsing import PATIENCE_MS, accept_invitation, run_cell, shoot, start_session
-from tests.stack import Stack, free_port, make_stack, take_down
+from tests.e2e.browsing import (
+    PATIENCE_MS,
+    accept_invitation,
+    must_be_accessible,
+    run_cell,
+    shoot,
+    start_session,
+)
+from tests.stack import PASSWORD, Stack, free_port, make_stack, take_down
 
 pytestmark = pytest.mark.browser
 
@@ -36,22 +43,26 @@ async (address) => {
 """
 
 
+def bring_up(stack: Stack, port_http: int, *, isolate_pages: bool) -> None:
+    site = {
+        "url": f"https://{SITE}:{stack.port}",
+        "https": "internal",
+        "listen": f"127.0.0.1:{stack.port}",
+        "listen_http": f"127.0.0.1:{port_http}",
+        "isolate_pages": isolate_pages,
+    }
+    stack.config.write_text(
+        f"site: {json.dumps(site)}\nlogin: {{admins: [mia]}}\nlimits: {{memory: 1G, shm: 256M}}\n"
+    )
+    done = stack.labdock("up")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 @pytest.fixture(scope="module")
 def stack(engine_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = make_stack(tmp_path_factory.mktemp("isolated"), engine_socket, "i")
-    site = {
-        "url": f"https://{SITE}:{made.port}",
-        "https": "internal",
-        "listen": f"127.0.0.1:{made.port}",
-        "listen_http": f"127.0.0.1:{free_port()}",
-        "isolate_pages": True,
-    }
-    made.config.write_text(
-        f"site: {json.dumps(site)}\nlogin: {{admins: [mia]}}\nlimits: {{memory: 1G, shm: 256M}}\n"
-    )
     try:
-        done = made.labdock("up")
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        bring_up(made, free_port(), isolate_pages=True)
         yield made
     finally:
         take_down(made)
@@ -141,3 +152,23 @@ def test_a_page_of_one_person_can_neither_read_nor_act_in_the_session_of_another
 def test_verify_goes_the_whole_way_at_a_host_of_its_own(stack: Stack) -> None:
     done = stack.labdock("verify")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_a_session_from_before_the_names_were_given_up_is_told_to_be_started_anew(
+    pages: tuple[Page, Page], stack: Stack
+) -> None:
+    page, other = pages
+    start(page, stack, "cleo", "cleo")
+    bring_up(stack, free_port(), isolate_pages=False)
+    other.goto(f"https://{SITE}:{stack.port}/user/cleo/lab")
+    other.get_by_role("button", name="Sign in").click()
+    other.get_by_label("Name").fill("cleo")
+    other.get_by_label("Password").fill(PASSWORD)
+    other.locator("form button.btn-primary").click()
+    expect(other.get_by_role("status").filter(has_text="cannot be opened any more")).to_be_visible()
+    must_be_accessible(other)
+    shoot(other, "moved")
+    other.get_by_role("button", name="Stop session").click()
+    expect(other.locator(".ld-state")).to_have_text("Not running")
+    other.get_by_role("link", name="Start session").click()
+    start_session(other, f"https://{SITE}:{stack.port}/user/cleo/lab")

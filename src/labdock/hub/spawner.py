@@ -154,7 +154,8 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
     ``settings``, ``images``, ``agent``, ``engine``, ``identity_of``, ``gate``, ``cards`` and
     ``package_look`` come from :func:`spawner_class`. ``started_from`` is the image that runs, None when
     nobody knows. ``hold`` is what was chosen for a start that has not made its container yet; ``choosing`` is
-    taken from before that choice until the start has begun.
+    taken from before that choice until the start has begun. ``opened_at`` is the address under which people
+    were to open the session that runs, empty when nobody knows.
     """
 
     settings: HubSettings
@@ -171,6 +172,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         self.start_progress = StartProgress()
         self.container = ""
         self.started_from: ImageChoice | None = None
+        self.opened_at = ""
         self.hold: Hold | None = None
         self._remembered = False
         self._packages: Mapping[str, str] = {}
@@ -184,6 +186,8 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
             state["container"] = self.container
             if self.started_from is not None:
                 state["image"] = to_state(self.started_from)
+            if self.opened_at:
+                state["opened_at"] = self.opened_at
         failure = self.start_progress.failure
         if failure is not None:
             # JupyterHub forgets a spawner that failed; the start page still tells why.
@@ -194,14 +198,20 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         super().load_state(state)
         self.container = state.get("container", "")
         self.started_from = from_state(state["image"]) if "image" in state else None
+        self.opened_at = state.get("opened_at", "")
         if "failure" in state:
             message, fix, details = state["failure"]
             self.start_progress.failure = StartError(message, fix=fix, details=tuple(details))
 
     def clear_state(self) -> None:
         super().clear_state()
-        self.container = ""
+        self.container = self.opened_at = ""
         self.started_from = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether the site has had another address when this session was started: it cannot be opened."""
+        return self.opened_at not in {"", self.public_url}
 
     # The start form and the REST API.
 
@@ -315,7 +325,7 @@ class LabdockSpawner(Spawner):  # type: ignore[misc]  # JupyterHub has no type i
         progress.begin("container")
         spec = self._spec(person, image)
         # Known before it is made, so that a start that is cancelled half-way is cleaned up.
-        self.container, self.started_from = spec.name, image
+        self.container, self.started_from, self.opened_at = spec.name, image, self.public_url
         # One left over from a start that a dying hub did not finish would hold the name.
         await self.engine.remove(spec.name)
         try:

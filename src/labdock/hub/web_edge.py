@@ -19,6 +19,7 @@ from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import AdminHandler
 
 from labdock.core.people import host_label
+from labdock.hub.moved import leads_to_moved
 
 BODY_MAX_BYTES = 2**20
 """What a request to the hub may send at most. Its forms and calls are small; files go to sessions."""
@@ -85,6 +86,13 @@ class Guarded(WithHeaders):
             )
         )
         return "; ".join((*rules, f"report-uri {self.csp_report_uri}"))
+
+    def get_next_url(self: Any, user: Any = None, default: str | None = None) -> str:
+        """Where whoever signed in, or asks for what they have already, is led."""
+        url: str = super().get_next_url(user, default)  # type: ignore[misc]  # of the handler below
+        person = user or self.current_user
+        base: str = self.hub.base_url
+        return f"{base}home" if person and leads_to_moved(url, person, base) else url
 
     @property
     def template_namespace(self) -> dict[str, Any]:
