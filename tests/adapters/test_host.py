@@ -55,6 +55,9 @@ def test_a_file_that_is_not_there_reads_as_none(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
     assert host.read_text(tmp_path / "there") == "x"
     assert host.read_text(tmp_path / "none") is None
+    (tmp_path / "spreadsheet").write_bytes("name\n".encode("utf-16"))
+    with pytest.raises(HostError, match="no text in UTF-8: byte 1 is 0xff"):
+        host.read_text(tmp_path / "spreadsheet")
 
 
 def test_a_file_is_written_with_its_mode_whatever_the_umask(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_every_problem_is_told_with_its_line() -> None:
         ("", "no column is called name"),
         ("mia\nkim\n", "no column is called name"),
         ("name,mail\nmia,x\n", 'unknown column "mail"'),
+        ("name;admin\nmia;yes\n", "Save it with commas"),
         ("name,name\nmia,mia\n", "a column is there twice"),
         ('name\n"mia\n', "it is no comma-separated text"),
     ],

@@ -67,7 +67,8 @@ async def test_who_asks_waits_is_approved_and_signs_in_with_the_password_chosen(
     assert 'href="/hub/login?username=ada"' in told.text
     assert (await browser.sign_in("ada", GOOD)).status == 302
     assert await browser.who() == "ada"
-    assert not (hub.store.find("ada") or pytest.fail()).admin
+    ada = hub.store.find("ada") or pytest.fail()
+    assert (ada.admin, ada.state) == (False, "active")
 
 
 @pytest.mark.parametrize("name", ["carl", "mia", "root", "agent", "taken"])

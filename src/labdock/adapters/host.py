@@ -32,11 +32,20 @@ def read_os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
 
 
 def read_text(path: Path) -> str | None:
-    """What *path* holds, or None if it is not there."""
+    """What *path* holds, or None if it is not there.
+
+    Raises:
+        HostError: It is no text in UTF-8.
+    """
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise HostError(
+            f"{path} is no text in UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}.",
+            fix="Save it as UTF-8; spreadsheets offer that as “CSV UTF-8”.",
+        ) from error
 
 
 def is_file(path: Path) -> bool:

@@ -75,7 +75,7 @@ def _own_pair(files: CertificateFiles, names: tuple[str, ...]) -> tuple[str, tup
     if faults:
         raise HostError(
             f"The certificate {cert} cannot be used: {faults[0]}",
-            fix="Name another in site.https; with certbot it is fullchain.pem that has the chain.",
+            fix="Nothing was changed; name another in site.https.",
             details=faults[1:],
         )
     for path in (cert, key):

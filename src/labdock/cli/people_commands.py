@@ -152,7 +152,8 @@ def _show_people(console: Console, people: list[dict[str, Any]]) -> None:
     waiting = [person["name"] for person in people if person["state"] == "waiting"]
     if waiting:
         console.say(
-            f"\nNext: `labdock users approve {waiting[0]}` lets in, `labdock users refuse` keeps out."
+            f"\nNext: `labdock users approve {waiting[0]}` lets in, "
+            f"`labdock users refuse {waiting[0]}` keeps out."
         )
 
 

@@ -137,7 +137,10 @@ def chain_faults(chain: tuple[Certificate, ...], linked: int, roots: frozenset[s
             f"{last.issuer} did.",
         )
     if len(chain) == 1 and not leaf.self_signed and leaf.issuer not in roots:
-        return (f"The chain is missing: the certificate of the issuer, {leaf.issuer}, is not in the file.",)
+        return (
+            f"The chain is missing: the certificate of the issuer, {leaf.issuer}, is not in the file. With "
+            "certbot, fullchain.pem has it; one of your own is put below the site's in the same file.",
+        )
     return ()
 
 

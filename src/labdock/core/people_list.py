@@ -41,6 +41,9 @@ def parse_people(text: str, *, file: str, local: bool) -> tuple[Entry, ...]:
     except csv.Error as error:
         raise _refusal(file, [f"{file}: it is no comma-separated text ({error})."]) from error
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    if len(head) == 1 and ";" in head[0]:
+        problems.append(f"{file}:1: semicolons are between the columns. Save it with commas.")
+        raise _refusal(file, problems)
     if "name" not in head:
         problems.append(f"{file}:1: no column is called name. Write a first line such as name,admin")
     problems += [

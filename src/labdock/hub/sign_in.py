@@ -109,6 +109,9 @@ class SignIn:
         if reason is not None:
             app_log.warning("%s signed in and may not come in: %s", account.name, reason)
             raise NotAdmittedError(reason, account.identity, account.login or account.name)
+        if account.activated_at is None:
+            # Whoever asked for the account comes with a password, and needs no link to sign in first.
+            await asyncio.to_thread(store.activate, account.name, now=self.admission.now())
         return account
 
     def admit_code(self, account: Account, *, browser: str) -> None:
