@@ -17,6 +17,7 @@ from jupyterhub.apihandlers.auth import OAuthAuthorizeHandler
 from jupyterhub.apihandlers.base import APIHandler
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import AdminHandler
+from jupyterhub.user import User
 
 from labdock.core.people import host_label
 from labdock.hub.moved import leads_to_moved
@@ -87,12 +88,13 @@ class Guarded(WithHeaders):
         )
         return "; ".join((*rules, f"report-uri {self.csp_report_uri}"))
 
-    def get_next_url(self: Any, user: Any = None, default: str | None = None) -> str:
-        """Where whoever signed in, or asks for what they have already, is led."""
-        url: str = super().get_next_url(user, default)  # type: ignore[misc]  # of the handler below
+    def get_next_url(self: Any, user: Any = None, **default: Any) -> str:
+        """Where whoever signed in, or asks for what they have already, is led; OAuth takes no *default*."""
+        url: str = super().get_next_url(user, **default)  # type: ignore[misc]  # of the handler below
         person = user or self.current_user
         base: str = self.hub.base_url
-        return f"{base}home" if person and leads_to_moved(url, person, base) else url
+        # A service may ask too, and has no sessions.
+        return f"{base}home" if isinstance(person, User) and leads_to_moved(url, person, base) else url
 
     @property
     def template_namespace(self) -> dict[str, Any]:
