@@ -44,7 +44,7 @@ def read_text(path: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise HostError(
             f"{path} is no text in UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}.",
-            fix="Save it as UTF-8; spreadsheets offer that as “CSV UTF-8”.",
+            fix="Save it as UTF-8.",
         ) from error
 
 

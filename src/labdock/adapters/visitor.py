@@ -208,8 +208,12 @@ class Visitor:
         cookies = self._http.cookie_jar.filter_cookies(URL(f"{self._url}/hub/"))
         return cookies["_xsrf"].value if "_xsrf" in cookies else ""
 
+    def _address(self, path: str) -> str:
+        """The whole address of *path*, which may be one already."""
+        return path if "://" in path else self._url + path
+
     async def _page(self, method: str, path: str, *, form: dict[str, str] | None = None) -> str:
-        address = path if "://" in path else self._url + path
+        address = self._address(path)
         try:
             async with self._http.request(
                 method, address, data=form, headers={"Referer": self._url}
@@ -225,7 +229,7 @@ class Visitor:
 
     async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         headers = self._headers() or {"X-XSRFToken": self._hub_xsrf(), "Referer": f"{self._url}/hub/home"}
-        address = path if "://" in path else self._url + path
+        address = self._address(path)
         try:
             async with self._http.request(method, address, json=body, headers=headers) as response:
                 text = await response.text()

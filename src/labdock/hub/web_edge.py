@@ -68,7 +68,10 @@ class WithHeaders:
 
 
 class Guarded(WithHeaders):
-    """On top of a page or a call of the hub: its content security policy, and for templates ``csp_nonce``."""
+    """On top of a page or a call of the hub: its content security policy, and where it leads people next.
+
+    Templates get ``csp_nonce``.
+    """
 
     @functools.cached_property
     def csp_nonce(self) -> str:
